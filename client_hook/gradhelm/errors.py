@@ -1,0 +1,23 @@
+"""Everything that gradhelm raises on purpose.
+
+GradhelmError
+ +- WireError      a message that does not follow the protocol
+ +- SettingsError  a setting (environment or command line) with a value that cannot be used
+
+Bad arguments of the Python interface raise the standard ``ValueError`` or ``TypeError`` that names
+the argument and what it accepts.
+"""
+
+from __future__ import annotations
+
+
+class GradhelmError(Exception):
+    """The root of the tree."""
+
+
+class WireError(GradhelmError):
+    """A message that does not follow the protocol; the text says what was expected."""
+
+
+class SettingsError(GradhelmError):
+    """A setting with a value that cannot be used; the text names it and what it accepts."""
