@@ -235,9 +235,7 @@ class Finish(_Message, frozen=True, tag="finish"):
     why: Text = ""
 
 
-ToServer = (
-    Hello | Columns | Frame | Gap | Heartbeat | Applied | Delivered | Rejected | Finish
-)
+ToServer = Hello | Columns | Frame | Gap | Heartbeat | Applied | Delivered | Rejected | Finish
 
 
 # -- server to trainer --------------------------------------------------------------------------
@@ -294,8 +292,8 @@ ToTrainer = Welcome | Ack | Refused | Resend | Pace | Change | Finished
 # -- bytes --------------------------------------------------------------------------------------
 
 _encoder = msgspec.msgpack.Encoder()
-_server_decoder = msgspec.msgpack.Decoder(ToServer)
-_trainer_decoder = msgspec.msgpack.Decoder(ToTrainer)
+_server_decoder: msgspec.msgpack.Decoder[ToServer] = msgspec.msgpack.Decoder(ToServer)
+_trainer_decoder: msgspec.msgpack.Decoder[ToTrainer] = msgspec.msgpack.Decoder(ToTrainer)
 _T = TypeVar("_T")
 
 
@@ -372,4 +370,5 @@ def _crc(*parts: bytes) -> int:
 
 def missing(values: FloatArray) -> npt.NDArray[np.bool_]:
     """Where ``values`` hold no value at all (as against a NaN that was measured)."""
-    return values.view(np.uint32) == MISSING_BITS
+    absent: npt.NDArray[np.bool_] = values.view(np.uint32) == MISSING_BITS
+    return absent

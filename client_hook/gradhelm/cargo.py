@@ -1,0 +1,65 @@
+"""The cargo: what the training thread leaves behind, made into records for the outbox.
+
+Law: every row that was handed over ends up in exactly one frame per column group, or in a gap.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from . import wire
+from .control import Steering
+from .layout import Group
+from .outbox import Outbox
+from .ring import Ring
+from .scalars import Scalars
+
+SETTLE: Final = 0.05
+"""Seconds that logged scalars wait for others of their step, so that they travel as one row."""
+
+
+@dataclass(frozen=True)
+class Cargo:
+    """The lanes between the two threads; ``columns`` are those of the ring's rows.
+
+    beat: the last step taken and the run's own statistics; called by the sender thread.
+    """
+
+    ring: Ring
+    groups: list[Group]
+    columns: list[wire.Column]
+    scalars: Scalars
+    steering: Steering
+    beat: Callable[[], tuple[int | None, dict[str, float]]]
+
+    def load(self, outbox: Outbox, *, over: bool = False) -> None:
+        """Moves everything that is there into ``outbox``; ``over`` says that no more is coming."""
+        for losses, reason in ((self.ring.losses, "ring full"), (self.scalars.losses, "log full")):
+            if over:
+                losses.end()
+            for lost in losses.take():
+                outbox.declare(lost.first, lost.last, lost.rows, reason)
+        for batch in self.ring.batches():
+            for group in self.groups:
+                rows = batch.rows[:, group.start : group.stop]
+                _put(outbox, group.number, batch.version, batch.steps, batch.times, rows)
+        for part in self.scalars.rows(before=time.time() - (-1.0 if over else SETTLE)):
+            _put(outbox, part.group, part.version, part.steps, part.times, part.values)
+
+
+def _put(
+    outbox: Outbox,
+    group: int,
+    version: int,
+    steps: wire.StepArray,
+    times: wire.TimeArray,
+    rows: wire.FloatArray,
+) -> None:
+    # Steps and times take 16 bytes a row, and the whole message has to stay below MAX_MESSAGE.
+    most = max(1, wire.MAX_FRAME // (4 * rows.shape[1] + 16))
+    for first in range(0, len(steps), most):
+        part = slice(first, first + most)
+        outbox.put(wire.pack_frame(1, group, version, steps[part], times[part], rows[part]))

@@ -1,0 +1,150 @@
+"""The layout of a run: which parameters are watched, and the column of each number.
+
+Law: a parameter is listed once, in the order of ``model.parameters()``, because the order decides
+the last bit of the common norm. The clip's own scalars come first, then the norms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from .wire import MAX_COLUMNS, MAX_GROUP, MAX_NAME, Column
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn, optim
+
+SCALARS: Final = (
+    "global_norm",
+    "post_norm",
+    "threshold",
+    "clip_coef",
+    "clipped",
+    "skipped",
+    "nonfinite",
+    "lr",
+)
+"""The scalars of each step. ``clip_share`` follows for strategies that count elements."""
+
+GLOBAL_NORM: Final = 0
+POST_NORM: Final = 1
+THRESHOLD: Final = 2
+CLIP_COEF: Final = 3
+CLIPPED: Final = 4
+SKIPPED: Final = 5
+NONFINITE: Final = 6
+LR: Final = 7
+CLIP_SHARE: Final = 8
+
+MAX_WATCHED: Final = MAX_COLUMNS - 512
+"""Parameters of one run; the rest of the columns is for scalars."""
+
+
+class Watched(NamedTuple):
+    """A parameter under the name it is shown by."""
+
+    name: str
+    parameter: Tensor
+
+
+class Group(NamedTuple):
+    """The columns ``start``..``stop`` of the ring's rows, sent as one column group."""
+
+    number: int
+    start: int
+    stop: int
+
+
+class Layout:
+    """The watched parameters and the columns of the ring's rows."""
+
+    def __init__(self, watched: list[Watched], counts_elements: bool) -> None:
+        scalars = (*SCALARS, "clip_share") if counts_elements else SCALARS
+        self.watched = watched
+        self.first_norm = len(scalars)
+        self.columns = [Column(name, "scalar") for name in scalars]
+        self.columns += [
+            Column(
+                f"norm/{name}",
+                "norm",
+                tuple(parameter.shape)[:16],
+                str(parameter.dtype).removeprefix("torch.")[:20],
+            )
+            for name, parameter in watched
+        ]
+        self.groups = [
+            Group(number, start, min(start + MAX_GROUP, len(self.columns)))
+            for number, start in enumerate(range(0, len(self.columns), MAX_GROUP))
+        ]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all columns."""
+        return frozenset(column.name for column in self.columns) | {"clip_share"}
+
+
+def choose(model: nn.Module, optimizer: optim.Optimizer | None) -> list[Watched]:
+    """The parameters that a run clips and watches.
+
+    Without an optimizer: the model's trainable ones. With one: what it steps, the model's own
+    first (in the model's order, frozen ones too: they are reported as missing), then those that are
+    not the model's, as ``optimizer.<group>.<place>``. Names lose the prefixes that torch's wrappers
+    add. Raises ValueError when there is nothing to watch, or too much.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters()]
+    if optimizer is None:
+        found = [(name, p) for name, p in named if p.requires_grad]
+        if not found:
+            raise ValueError("model has no trainable parameters")
+        return _watched(_plain(name for name, _ in found), (p for _, p in found))
+    held = {
+        id(p): (f"optimizer.{g}.{i}", p)
+        for g, group in enumerate(optimizer.param_groups)
+        for i, p in enumerate(group["params"])
+    }
+    found = [(name, p) for name, p in named if id(p) in held]
+    if not found:
+        raise ValueError("optimizer holds none of the model's parameters")
+    if not any(p.requires_grad for _, p in found):
+        raise ValueError("optimizer holds no trainable parameter of the model")
+    for _, parameter in found:
+        del held[id(parameter)]
+    names = [*_plain(name for name, _ in found), *(name for name, _ in held.values())]
+    return _watched(names, [*(p for _, p in found), *(p for _, p in held.values())])
+
+
+def _plain(names: Iterable[str]) -> list[str]:
+    """Names without the prefixes of ``torch.compile`` and of the parallel wrappers."""
+    plain = [name.replace("_orig_mod.", "") for name in names]
+    if all(name.startswith("module.") for name in plain):
+        plain = [name.removeprefix("module.") for name in plain]
+    return plain
+
+
+def _watched(names: Iterable[str], parameters: Iterable[Tensor]) -> list[Watched]:
+    watched = [Watched(n, p) for n, p in zip(_distinct(names), parameters, strict=True)]
+    if len(watched) > MAX_WATCHED:
+        raise ValueError(
+            f"model has {len(watched)} parameters; a run watches at most {MAX_WATCHED}"
+        )
+    return watched
+
+
+def _distinct(names: Iterable[str]) -> Iterator[str]:
+    """``names``, each at most MAX_NAME characters and none twice."""
+    seen: set[str] = set()
+    for name in names:
+        short = name
+        if len(short) > MAX_NAME:
+            digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+            half = (MAX_NAME - len(digest) - 2) // 2
+            short = f"{name[:half]}~{digest}~{name[-half:]}"
+        count = 1
+        candidate = short
+        while candidate in seen:
+            count += 1
+            suffix = f"#{count}"
+            candidate = short[: MAX_NAME - len(suffix)] + suffix
+        seen.add(candidate)
+        yield candidate

@@ -1,0 +1,141 @@
+"""The stepper: where a run meets ``optimizer.step()``.
+
+Law: each step is clipped once, after its gradients exist and before they are used, whatever the
+optimizer does around them: closures, ``super().step()``, fused unscaling, skipped steps.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from torch import Tensor, nn, optim
+
+from . import scaler
+from .layout import choose
+from .run import Run
+
+_steppers: weakref.WeakKeyDictionary[optim.Optimizer, Stepper] = weakref.WeakKeyDictionary()
+
+
+class Stepper:
+    """The hooks of one run on one optimizer.
+
+    A closure is wrapped, so that clipping follows each evaluation's backward pass; the first
+    evaluation is the one recorded. With LBFGS this changes the gradients that its line search sees,
+    as clipping at the end of the closure by hand would.
+    """
+
+    def __init__(self, run: Run, model: nn.Module, optimizer: optim.Optimizer) -> None:
+        self.run: Run = run
+        earlier: Stepper | None = _steppers.get(optimizer)
+        if earlier is not None:
+            if not earlier.run._closed:
+                raise ValueError(
+                    f"optimizer is attached to the run {earlier.run.id} already; close() it first"
+                )
+            earlier.remove()
+        self._model = model
+        self._held = _held(optimizer)
+        self._outer: FrameType | None = None
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        ]
+        _steppers[optimizer] = self
+        scaler.watch(optimizer, self._scaler_steps)
+
+    def remove(self) -> None:
+        """Takes the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(
+        self, optimizer: optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        # torch runs these hooks again when a subclass's step() calls super().step(). The frame of
+        # the outer call tells that from a step that follows one that raised.
+        frame = sys._getframe(1)
+        if self._outer is not None and _runs_inside(frame, self._outer):
+            return None
+        self._outer = frame
+        self._adopt(optimizer)
+        run = self.run
+        run._boundary()
+        if scaler.skips(optimizer):
+            run._count(None, _lr(optimizer), skipped=True)
+            return None
+        closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
+        if not callable(closure):
+            scaler.unscale(optimizer)
+            run._count(run._clip(), _lr(optimizer))
+            return None
+        wrapped = self._clipping(closure, optimizer)
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": wrapped}
+        return (args[0], wrapped, *args[2:]), kwargs
+
+    def _after(
+        self, optimizer: optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if sys._getframe(1) is self._outer:
+            self._outer = None
+
+    def _clipping(
+        self, closure: Callable[[], Any], optimizer: optim.Optimizer
+    ) -> Callable[[], Any]:
+        recorded = False
+
+        def clipping() -> Any:
+            nonlocal recorded
+            loss = closure()
+            outcome = self.run._clip()
+            if not recorded:
+                recorded = True
+                self.run._count(outcome, _lr(optimizer))
+            return loss
+
+        return clipping
+
+    def _adopt(self, optimizer: optim.Optimizer) -> None:
+        held = _held(optimizer)
+        if held != self._held:
+            self._held = held
+            self.run._adopt(choose(self._model, optimizer))
+
+    def _scaler_steps(self) -> Callable[[], None]:
+        """A GradScaler is about to step; what to do when it has, and no step was counted."""
+        before = self.run.step
+
+        def done() -> None:
+            if self.run.step == before:
+                optimizer = next((o for o, s in _steppers.items() if s is self), None)
+                self.run._boundary()
+                self.run._count(None, None if optimizer is None else _lr(optimizer), skipped=True)
+
+        return done
+
+
+def _held(optimizer: optim.Optimizer) -> int:
+    return sum(len(group["params"]) for group in optimizer.param_groups)
+
+
+def _lr(optimizer: optim.Optimizer) -> float | None:
+    """The first group's learning rate; None when reading it would wait for a device."""
+    lr = optimizer.param_groups[0].get("lr")
+    if isinstance(lr, Tensor):
+        return lr.item() if lr.device.type == "cpu" and lr.numel() == 1 else None
+    return lr if isinstance(lr, (int, float)) else None
+
+
+def _runs_inside(frame: FrameType, outer: FrameType) -> bool:
+    """Whether ``outer`` is among the callers of ``frame``."""
+    caller = frame.f_back
+    while caller is not None:
+        if caller is outer:
+            return True
+        caller = caller.f_back
+    return False
