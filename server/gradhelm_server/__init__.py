@@ -1,0 +1,1 @@
+"""The service: takes what trainers report, keeps it, shows it, and carries threshold changes."""

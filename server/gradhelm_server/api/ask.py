@@ -1,0 +1,89 @@
+"""What requests have in common: the range they ask about, and bodies read strictly."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any
+
+from fastapi import Depends, Query, Request
+from sqlalchemy import Connection, Row
+
+from gradhelm import wire
+
+from .. import runs
+from ..errors import ApiError
+from ..state import State, state_of
+
+MAX_POINTS = 20_000
+
+StateHere = Annotated[State, Depends(state_of)]
+Points = Annotated[int, Query(ge=1, le=MAX_POINTS, description="At most so many buckets a column")]
+First = Annotated[
+    int | None,
+    Query(
+        ge=-wire.MAX_STEP,
+        le=wire.MAX_STEP,
+        description="First step; negative counts back from the newest (-1000: the newest 1,000)",
+    ),
+]
+Last = Annotated[int | None, Query(ge=0, le=wire.MAX_STEP, description="Last step, inclusive")]
+
+
+def steps_asked(
+    connection: Connection, run: str, first: int | None, last: int | None
+) -> tuple[Row[Any], int, int]:
+    """The run and the range of steps asked for, cut to those that it has.
+
+    An empty run, or a range beside what there is, gives last < first. Raises ApiError 404 for an
+    unknown run and 422 for a range that runs backwards.
+    """
+    row = runs.find(connection, run)
+    if first is not None and last is not None and 0 <= last < first:
+        raise ApiError(422, "bad_range", f"first={first} is after last={last}")
+    if row.last_step is None:
+        return row, 0, -1
+    high = row.last_step if last is None else min(last, row.last_step)
+    if first is not None and first < 0:
+        first = max(row.last_step + 1 + first, row.first_step)
+    return row, row.first_step if first is None else max(first, row.first_step), high
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The body, a JSON object read strictly. Raises ApiError 415 or 422."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "not_json", "expected Content-Type: application/json")
+    try:
+        body = json.loads(
+            await request.body(), object_pairs_hook=_once_each, parse_constant=_no_constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise ApiError(422, "bad_json", f"the body is not proper JSON: {error}"[:300]) from None
+    if not isinstance(body, dict):
+        raise ApiError(422, "bad_json", f"expected a JSON object, not {type(body).__name__}")
+    return body
+
+
+def number(name: str, value: object, accepted: str) -> float:
+    """``value`` if it is a finite number. Raises ApiError 422 naming it and what is accepted."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ApiError(422, "bad_value", f"{name}: expected a number {accepted}, not {value!r:.60}")
+    try:
+        as_float = float(value)
+    except OverflowError:
+        as_float = math.inf
+    if not math.isfinite(as_float):
+        raise ApiError(422, "bad_value", f"{name}: expected a finite number {accepted}")
+    return as_float
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a key stands twice")
+    return made
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number in JSON")

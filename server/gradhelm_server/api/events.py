@@ -1,0 +1,42 @@
+"""What happened in a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from sqlalchemy import Connection
+
+from .. import events, runs
+from .ask import Last, StateHere
+
+router = APIRouter(prefix="/api/v1/runs/{run}/events", tags=["events"])
+Kind = Literal["clip_burst", "spike", "nonfinite", "threshold", "gap", "status"]
+
+
+@router.get("")
+async def list_events(
+    state: StateHere,
+    run: str,
+    kind: Kind | None = None,
+    first: Last = None,
+    last: Last = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> dict[str, Any]:
+    """Events, newest first; ``first`` and ``last`` keep those that touch these steps."""
+    before = runs.read_cursor(cursor, int)[0] if cursor else None
+
+    def work(connection: Connection) -> list[dict[str, Any]]:
+        runs.find(connection, run)
+        return events.listed(
+            connection, run, kind=kind, first=first, last=last, limit=limit + 1, before=before
+        )
+
+    found = await state.store.read(work)
+    more = len(found) > limit
+    found = found[:limit]
+    return {
+        "events": found,
+        "next_cursor": runs.make_cursor(found[-1]["id"]) if more else None,
+    }

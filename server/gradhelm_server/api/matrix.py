@@ -1,0 +1,235 @@
+"""The matrix of a run, read: series of columns, the heatmap of layers, and what-if."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy import Connection
+
+from gradhelm import wire
+
+from .. import runs
+from ..errors import ApiError
+from ..matrix import Reader, Series, column_names, stride_for
+from ..patterns import matching
+from ..whatif import coefficients
+from .ask import First, Last, Points, StateHere, steps_asked
+
+router = APIRouter(prefix="/api/v1/runs/{run}", tags=["matrix"])
+BINARY = "application/octet-stream"
+MAX_ASKED = 500
+"""Columns of one series request."""
+
+
+@router.get("/series")
+async def get_series(
+    state: StateHere,
+    run: str,
+    request: Request,
+    columns: Annotated[str, Query(min_length=1, max_length=100_000, description="Names, by comma")],
+    first: First = None,
+    last: Last = None,
+    points: Points = 1000,
+    segment: Annotated[str | None, Query(pattern="^[0-9a-f]{16}$")] = None,
+) -> Response:
+    """Columns as buckets of ``stride`` steps (a power of two; 1 = every step as it was).
+
+    JSON, or float32 planes with ``Accept: application/octet-stream``.
+    """
+
+    def work(connection: Connection) -> tuple[dict[str, Series], int, int, int]:
+        _, low, high = steps_asked(connection, run, first, last)
+        wanted = _indices(connection, run, columns)
+        stride = stride_for(low, high, points)
+        found = Reader(connection, run, segment).series(list(wanted.values()), low, high, stride)
+        return {name: found[index] for name, index in wanted.items()}, low, high, stride
+
+    found, low, high, stride = await state.store.read(work)
+    if BINARY in request.headers.get("accept", ""):
+        return Response(_binary(found, low, high, stride), media_type=BINARY)
+    body = {
+        "columns": {name: _as_json(series) for name, series in found.items()},
+        "first": low,
+        "last": high,
+        "stride": stride,
+    }
+    return Response(json.dumps(body, allow_nan=False), media_type="application/json")
+
+
+@router.get("/heatmap")
+async def get_heatmap(
+    state: StateHere,
+    run: str,
+    request: Request,
+    first: First = None,
+    last: Last = None,
+    points: Points = 1000,
+    match: Annotated[str | None, Query(min_length=1, max_length=wire.MAX_NAME)] = None,
+) -> Response:
+    """Parameters x buckets: the largest norm in each. ``match`` is an fnmatch pattern of names.
+
+    JSON, or float32 row by row with ``Accept: application/octet-stream`` and the shape in headers.
+    """
+
+    def work(connection: Connection) -> tuple[list[int], wire.FloatArray, int, int, int, int]:
+        _, low, high = steps_asked(connection, run, first, last)
+        parameters = runs.parameters(connection, run)
+        if match is not None:
+            parameters = [p for p in parameters if matching(match, p["name"])]
+        stride = stride_for(low, high, points)
+        image, origin = Reader(connection, run).heatmap(
+            [p["column_index"] for p in parameters], low, high, stride
+        )
+        return [p["index"] for p in parameters], image, origin, stride, low, high
+
+    rows, image, origin, stride, low, high = await state.store.read(work)
+    if BINARY in request.headers.get("accept", ""):
+        shape = {"Rows": image.shape[0], "Buckets": image.shape[1], "Origin": origin}
+        extent = {"Stride": stride, "First": low, "Last": high}
+        return Response(
+            image.tobytes(),
+            media_type=BINARY,
+            headers={f"X-Gradhelm-{n}": str(v) for n, v in (shape | extent).items()},
+        )
+    finite = np.isfinite(image)
+    body = {
+        "rows": rows,
+        "origin": origin,
+        "stride": stride,
+        "first": low,
+        "last": high,
+        "values": [_numbers(row) for row in np.where(finite, image, np.float32(np.nan))],
+        "nonfinite": np.argwhere(np.isinf(image)).tolist(),
+    }
+    return Response(json.dumps(body, allow_nan=False), media_type="application/json")
+
+
+@router.get("/whatif")
+async def get_whatif(
+    state: StateHere,
+    run: str,
+    max_norm: Annotated[str, Query(max_length=10_000, description="One or more, by comma")],
+    first: First = None,
+    last: Last = None,
+    window: Annotated[int | None, Query(ge=1, le=wire.MAX_STEP)] = None,
+) -> dict[str, Any]:
+    """What these thresholds would have done to the norms recorded, had these been the same.
+
+    ``window``: only the newest so many steps. Exact: torch's own float32 rule.
+    """
+    thresholds = _thresholds(max_norm)
+    if window is not None:
+        if first is not None:
+            raise ApiError(422, "bad_range", "window and first exclude each other")
+        first = -window
+
+    def work(connection: Connection) -> tuple[int, int, wire.FloatArray, int]:
+        row, low, high = steps_asked(connection, run, first, last)
+        if row.threshold_name == "clip_value":
+            raise ApiError(
+                422, "not_answerable", "what a clip_value would do does not follow from norms"
+            )
+        names = column_names(connection, run)
+        wanted = [names[name] for name in ("global_norm", "clipped") if name in names]
+        if len(wanted) < 2:
+            return low, high, np.empty(0, np.float32), 0
+        found = Reader(connection, run).series(wanted, low, high, 1)
+        norm, clipped = (found[index] for index in wanted)
+        return low, high, norm.mean, int(np.count_nonzero(clipped.mean > 0))
+
+    low, high, norms, clipped = await state.store.read(work)
+    steps = len(norms)
+    results = []
+    for threshold in thresholds:
+        # A step with a non-finite norm is not clipped but spoiled; it counts as a step.
+        coefficient = coefficients(norms[np.isfinite(norms)], threshold)
+        count = int(np.count_nonzero(coefficient < 1))
+        results.append(
+            {
+                "max_norm": threshold,
+                "clipped": count,
+                "clip_fraction": count / steps if steps else None,
+                "mean_coef": float(coefficient.mean()) if len(coefficient) else None,
+            }
+        )
+    return {
+        "first": low,
+        "last": high,
+        "steps": steps,
+        "actual": {"clipped": clipped, "clip_fraction": clipped / steps if steps else None},
+        "results": results,
+    }
+
+
+def _indices(connection: Connection, run: str, asked: str) -> dict[str, int]:
+    """Column names -> indices. A parameter's name may hold a comma, so known names win."""
+    known = column_names(connection, run)
+    names = [asked] if asked in known else list(dict.fromkeys(asked.split(",")))
+    if len(names) > MAX_ASKED:
+        raise ApiError(422, "too_many", f"columns: at most {MAX_ASKED} at once")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ApiError(
+            404, "no_such_column", f"columns: this run has no {unknown[0][:200]!r}; see …/columns"
+        )
+    return {name: known[name] for name in names}
+
+
+def _thresholds(text: str) -> list[float]:
+    parts = text.split(",")
+    if len(parts) > 200:
+        raise ApiError(422, "too_many", "max_norm: at most 200 thresholds at once")
+    found = []
+    for part in parts:
+        try:
+            value = float(part)
+        except ValueError:
+            value = 0.0
+        if not 0 < value < float("inf"):
+            raise ApiError(
+                422, "bad_value", f"max_norm: expected finite numbers above 0, not {part[:40]!r}"
+            )
+        found.append(value)
+    return found
+
+
+def _as_json(series: Series) -> dict[str, Any]:
+    return {
+        "step": series.step.tolist(),
+        "min": _numbers(series.low),
+        "mean": _numbers(series.mean),
+        "max": _numbers(series.high),
+        "nonfinite": series.nonfinite.tolist(),
+    }
+
+
+def _numbers(values: wire.FloatArray) -> list[float | None]:
+    """As JSON has them: null for NaN."""
+    return [None if value != value else value for value in values.tolist()]
+
+
+def _binary(found: dict[str, Series], low: int, high: int, stride: int) -> bytes:
+    """A header's length, the header (JSON), then each column's planes of 4-byte numbers."""
+    origin = low // stride * stride
+    header = json.dumps(
+        {
+            "first": low,
+            "last": high,
+            "stride": stride,
+            "origin": origin,
+            "columns": [{"name": name, "n": len(series.step)} for name, series in found.items()],
+        }
+    ).encode()
+    header += b" " * (-(4 + len(header)) % 4)
+    parts = [np.array([len(header)], "<u4").tobytes(), header]
+    for series in found.values():
+        parts.append(((series.step - origin) // stride).astype("<u4").tobytes())
+        if stride == 1:
+            parts.append(series.mean.tobytes())
+        else:
+            planes = (series.low, series.mean, series.high, series.nonfinite)
+            parts += [plane.tobytes() for plane in planes]
+    return b"".join(parts)

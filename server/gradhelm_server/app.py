@@ -1,0 +1,97 @@
+"""The application: routes, the page when it is installed, and the gate around everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy import text
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from gradhelm import __version__
+
+from . import api, ingest, live
+from .accounts import LoginCodes
+from .auth import BodyTooLarge, Gate
+from .errors import ApiError, error_body
+from .hub import Hub
+from .runs import Patience
+from .settings import ServerSettings
+from .state import State
+from .store import Store
+
+POLICY = (
+    "default-src 'self'; script-src 'self' {hashes}; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self'; connect-src 'self'; worker-src 'self'; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
+
+Mount = Callable[[FastAPI], Iterable[str]]
+"""Puts a page onto the application and returns the CSP hashes of its inline scripts."""
+
+
+class Service:
+    """One server: ``asgi`` is what to serve, ``state`` what it holds.
+
+    ``mount`` adds the page; without it the service is REST and sockets alone.
+    """
+
+    def __init__(self, settings: ServerSettings, store: Store, mount: Mount | None = None) -> None:
+        self.state = State(store, Hub(), settings, LoginCodes(), Patience.of(settings))
+        api_app = _api(self.state)
+        hashes = " ".join(f"'{value}'" for value in (mount(api_app) if mount else ()))
+        self.asgi: ASGIApp = Gate(api_app, store, settings, POLICY.format(hashes=hashes))
+
+
+def _api(state: State) -> FastAPI:
+    app = FastAPI(
+        title="gradhelm",
+        version=__version__,
+        summary="Gradients of training jobs, live, and their clipping, steered.",
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,  # they would load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.gradhelm = state
+    app.include_router(api.router)
+    app.include_router(ingest.router)
+    app.include_router(live.router)
+
+    @app.get("/livez", include_in_schema=False)
+    async def livez() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> JSONResponse:
+        try:
+            await state.store.read(lambda connection: connection.execute(text("SELECT 1")))
+        except Exception:
+            return JSONResponse({"status": "the database does not answer"}, 503)
+        return JSONResponse({"status": "ok"})
+
+    @app.exception_handler(ApiError)
+    async def refused(_: Request, error: ApiError) -> JSONResponse:
+        return JSONResponse(error.body(), error.status)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "request"
+        return JSONResponse(error_body("bad_value", f"{where}: {first['msg']}"), 422)
+
+    @app.exception_handler(BodyTooLarge)
+    async def too_large(_: Request, __: BodyTooLarge) -> JSONResponse:
+        return JSONResponse(error_body("too_large", "at most 1 MiB is accepted"), 413)
+
+    @app.exception_handler(HTTPException)
+    async def other(_: Request, error: HTTPException) -> JSONResponse:
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        code = codes.get(error.status_code, "error")
+        return JSONResponse(error_body(code, str(error.detail)), error.status_code)
+
+    return app

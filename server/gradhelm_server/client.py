@@ -1,0 +1,109 @@
+"""The command line's way to a server: REST with nothing but the standard library.
+
+So that ``show``, ``set`` and ``tail`` work where only the hook is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode
+from urllib.request import ProxyHandler, Request, build_opener
+
+from gradhelm import settings
+
+TIMEOUT = 30.0
+
+
+class Failed(Exception):
+    """What was asked could not be done; the text is for the person who asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: dict[str, Any]
+    etag: str | None
+
+
+class Client:
+    """One server as this user sees it."""
+
+    def __init__(self, server: str, token: str) -> None:
+        self.server = server.rstrip("/")
+        self._token = token
+        # A proxy between a program and the server on the same machine is never meant.
+        local = settings.is_loopback(server)
+        self._opener = build_opener(ProxyHandler({})) if local else build_opener()
+
+    @classmethod
+    def here(cls) -> Client:
+        """By the environment: GRADHELM_SERVER and GRADHELM_TOKEN, else this machine's own."""
+        found = settings.read(os.environ)
+        token = found.token or settings.local_token(found.server, found.home)
+        return cls(found.server, token)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, Any] | None = None,
+        body: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+        accept: tuple[int, ...] = (),
+    ) -> Answer:
+        """Raises Failed when there is no answer, or one of 400 and above not in ``accept``."""
+        url = f"{self.server}/api/v1/{path}" + (f"?{urlencode(query)}" if query else "")
+        request = Request(url, method=method, headers=headers or {})
+        if self._token:
+            request.add_header("Authorization", f"Bearer {self._token}")
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        try:
+            with self._opener.open(request, timeout=TIMEOUT) as response:
+                return _answer(response.status, response.read(), response.headers.get("ETag"))
+        except HTTPError as error:
+            answer = _answer(error.code, error.read(), error.headers.get("ETag"))
+            if error.code in accept:
+                return answer
+            raise Failed(self._why(answer)) from None
+        except (URLError, OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise Failed(
+                f"cannot reach {self.server}: {reason}; is `gradhelm up` running?"
+            ) from None
+
+    def _why(self, answer: Answer) -> str:
+        told: dict[str, Any] = answer.body.get("error", {})
+        if answer.status == 401:
+            return f"{self.server} wants a valid token: set GRADHELM_TOKEN"
+        return str(told.get("message") or f"{self.server} answered {answer.status}")
+
+    def find(self, wanted: str) -> dict[str, Any]:
+        """A run by its id, a unique prefix of it, or the newest of exactly that name."""
+        answer = self.ask("GET", f"runs/{quote(wanted, safe='')}", accept=(404,))
+        if answer.status == 200:
+            return answer.body
+        listed = self.ask("GET", "runs", query={"q": wanted, "limit": 500}).body["runs"]
+        named = [run for run in listed if run["name"] == wanted]
+        if named:
+            return dict(named[0])
+        prefixed = [run for run in listed if run["id"].startswith(wanted)]
+        if len(prefixed) == 1:
+            return dict(prefixed[0])
+        if prefixed:
+            raise Failed(f"{len(prefixed)} runs begin with {wanted!r}; give more of the id")
+        raise Failed(f"there is no run {wanted!r}; `gradhelm runs` lists them")
+
+
+def _answer(status: int, data: bytes, etag: str | None) -> Answer:
+    try:
+        body = json.loads(data) if data else {}
+    except ValueError:
+        body = {}
+    return Answer(status, body if isinstance(body, dict) else {}, etag)

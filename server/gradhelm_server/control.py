@@ -1,0 +1,385 @@
+"""The desired control document of a run: immutable versions, and what became of each.
+
+Versioned desired state, not a queue of commands: a version replaces one rule of the whole
+document, at most one writer wins each version, and what the trainer says of it is appended as
+events. The trainer's own limits are checked here first only so that a person is told at once; the
+trainer checks them again and trusts nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, insert, select
+
+from gradhelm import wire
+
+from .clock import rfc3339
+from .errors import ApiError
+from .events import add_event
+from .tables import control_events, control_versions, runs
+
+PENDING = ("pending", "delivered")
+_rules = msgspec.json.Decoder(tuple[wire.Rule, ...])
+_limits = msgspec.json.Decoder(wire.Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One change as asked for: the values of the rule keyed by ``match``."""
+
+    values: dict[str, float]
+    match: str | None
+    reason: str
+    author: str
+    expected: int
+    key: str | None = None
+
+
+def limits_of(row: Row[Any]) -> wire.Limits:
+    """The trainer's limits out of a row of ``runs``."""
+    return _limits.decode(row.limits)
+
+
+def shown_limits(limits: wire.Limits) -> dict[str, Any]:
+    """Limits as REST shows them, in the document and with every refusal."""
+    return {
+        "limits": {n: {"min": v.min, "max": v.max} for n, v in limits.values.items()},
+        "factor": limits.factor,
+        "every_steps": limits.every_steps,
+    }
+
+
+def pack_rules(rules: tuple[wire.Rule, ...]) -> str:
+    return msgspec.json.encode(rules).decode()
+
+
+def desired(connection: Connection, run: str) -> wire.Change:
+    """The newest version; version 0 is what the training script says."""
+    row = connection.execute(
+        select(control_versions.c.version, control_versions.c.rules)
+        .where(control_versions.c.run_id == run)
+        .order_by(control_versions.c.version.desc())
+        .limit(1)
+    ).one_or_none()
+    if row is not None:
+        return wire.Change(row.version, _rules.decode(row.rules))
+    coded = connection.scalar(select(runs.c.coded).where(runs.c.id == run))
+    return wire.Change(0, _rules.decode(coded or "[]"))
+
+
+def document(connection: Connection, run: str) -> dict[str, Any]:
+    """The control document as REST shows it."""
+    row = connection.execute(
+        select(runs.c.limits, runs.c.threshold_name, runs.c.coded, runs.c.created_at).where(
+            runs.c.id == run
+        )
+    ).one()
+    change = desired(connection, run)
+    limits = limits_of(row)
+    events = control_events
+    latest = connection.execute(
+        select(events)
+        .where(events.c.run_id == run, events.c.version == change.version)
+        .order_by(events.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    applied = connection.execute(
+        select(events)
+        .where(events.c.run_id == run, events.c.status == "applied")
+        .order_by(events.c.version.desc(), events.c.id)
+        .limit(1)
+    ).one_or_none()
+    coded = _rules.decode(row.coded)
+    in_force: dict[str, Any] = {
+        "version": 0,
+        "step": None,
+        "at": rfc3339(row.created_at),
+        "values": _values(coded, None),
+    }
+    if applied is not None:
+        rules = connection.scalar(
+            select(control_versions.c.rules).where(
+                control_versions.c.run_id == run, control_versions.c.version == applied.version
+            )
+        )
+        in_force = {
+            "version": applied.version,
+            "step": applied.step,
+            "at": rfc3339(applied.at),
+            "values": _values(_rules.decode(rules or "[]"), None),
+        }
+    return {
+        "version": change.version,
+        "desired": _as_json(change.rules),
+        "status": latest.status if latest is not None else "applied",
+        "why": latest.why if latest is not None else None,
+        "step": latest.step if latest is not None else None,
+        "applied": in_force,
+        **shown_limits(limits),
+        "read_only": not limits.values,
+        "why_read_only": limits.why_not,
+        "threshold_name": row.threshold_name,
+    }
+
+
+def put(connection: Connection, run: str, request: Request, now: float) -> int:
+    """Make the next version. Returns its number, or that of an equal earlier request.
+
+    Raises ApiError: 404 no such run, 409 ended, 412 ``expected`` is not the newest version,
+    422 outside the limits or unknown values, 409 an idempotency key used for another request.
+    """
+    row = connection.execute(
+        select(runs).where(runs.c.id == run, runs.c.deleted_at.is_(None))
+    ).one_or_none()
+    if row is None:
+        raise ApiError(404, "not_found", f"there is no run {run}")
+    if request.key is not None:
+        earlier = _earlier(connection, run, request)
+        if earlier is not None:
+            return earlier
+    if row.ended is not None:
+        raise ApiError(409, "run_ended", f"the run has {row.ended}; nothing can be changed in it")
+    current = desired(connection, run)
+    if request.expected != current.version:
+        raise ApiError(
+            412,
+            "stale",
+            f"the control document is at version {current.version}, not {request.expected}; "
+            "look at it and try again",
+            {"current": document(connection, run)},
+        )
+    before = _values(current.rules, request.match)
+    after = before | request.values
+    _check(limits_of(row), before, request)
+    rules = (
+        *(rule for rule in current.rules if rule.match != request.match),
+        wire.Rule(after, request.match),
+    )
+    version = current.version + 1
+    connection.execute(
+        insert(control_versions),
+        {
+            "run_id": run,
+            "version": version,
+            "rules": pack_rules(rules),
+            "match": request.match,
+            "before": json.dumps(before),
+            "after": json.dumps(after),
+            "author": request.author,
+            "reason": request.reason,
+            "at": now,
+            "idempotency_key": request.key,
+        },
+    )
+    for older in _waiting(connection, run):
+        add_status(connection, run, older, "superseded", now)
+    add_status(connection, run, version, "pending", now)
+    return version
+
+
+def add_status(
+    connection: Connection,
+    run: str,
+    version: int,
+    status: str,
+    now: float,
+    *,
+    step: int | None = None,
+    why: str | None = None,
+) -> None:
+    connection.execute(
+        insert(control_events),
+        {"run_id": run, "version": version, "status": status, "step": step, "why": why, "at": now},
+    )
+
+
+def report(
+    connection: Connection,
+    run: str,
+    message: wire.Applied | wire.Delivered | wire.Rejected,
+    now: float,
+) -> dict[str, Any] | None:
+    """Take down what the trainer says of a version; returns the event that this makes, if any.
+
+    Reports about versions that were never made, or that repeat what is known, change nothing.
+    """
+    row = connection.execute(
+        select(control_versions).where(
+            control_versions.c.run_id == run, control_versions.c.version == message.version
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    statuses = _statuses(connection, run, message.version)
+    if isinstance(message, wire.Delivered):
+        if statuses[-1] == "pending":
+            add_status(connection, run, message.version, "delivered", now)
+        return None
+    if isinstance(message, wire.Rejected):
+        if statuses[-1] != "rejected":
+            add_status(
+                connection,
+                run,
+                message.version,
+                "rejected",
+                now,
+                step=message.step,
+                why=message.why,
+            )
+        return None
+    repeated = select(control_events.c.id).where(
+        control_events.c.run_id == run,
+        control_events.c.version == message.version,
+        control_events.c.status == "applied",
+        control_events.c.step == message.step,
+    )
+    if connection.execute(repeated).first() is not None:
+        return None
+    add_status(connection, run, message.version, "applied", now, step=message.step)
+    values = _values(message.rules, None)
+    name = connection.scalar(select(runs.c.threshold_name).where(runs.c.id == run))
+    again = " again" if "applied" in statuses else ""
+    before, after = json.loads(row.before), json.loads(row.after)
+    moves = ", ".join(
+        f"{key} {before.get(key, math.nan):g} → {value:g}" for key, value in after.items()
+    )
+    return add_event(
+        connection,
+        run,
+        now,
+        kind="threshold",
+        first_step=message.step,
+        last_step=message.step,
+        threshold=values.get(name) if name else None,
+        text=f"{moves}{again}, set by {row.author}" + (f": {row.reason}" if row.reason else ""),
+    )
+
+
+def expire(connection: Connection, run: str, now: float) -> None:
+    """The run is over: what was not applied never will be."""
+    for version in _waiting(connection, run):
+        add_status(connection, run, version, "expired", now, why="the run ended before")
+
+
+def history(connection: Connection, run: str) -> list[dict[str, Any]]:
+    """Every version, newest first, with the events that say what became of it."""
+    told: dict[int, list[dict[str, Any]]] = {}
+    for row in connection.execute(
+        select(control_events).where(control_events.c.run_id == run).order_by(control_events.c.id)
+    ):
+        told.setdefault(row.version, []).append(
+            {"status": row.status, "step": row.step, "at": rfc3339(row.at), "why": row.why}
+        )
+    versions = connection.execute(
+        select(control_versions)
+        .where(control_versions.c.run_id == run)
+        .order_by(control_versions.c.version.desc())
+    )
+    return [
+        {
+            "version": row.version,
+            "author": row.author,
+            "at": rfc3339(row.at),
+            "match": row.match,
+            "from": json.loads(row.before),
+            "to": json.loads(row.after),
+            "reason": row.reason,
+            "status": told[row.version][-1]["status"],
+            "step": told[row.version][-1]["step"],
+            "why": told[row.version][-1]["why"],
+            "events": told[row.version],
+        }
+        for row in versions
+    ]
+
+
+def _statuses(connection: Connection, run: str, version: int) -> list[str]:
+    return list(
+        connection.scalars(
+            select(control_events.c.status)
+            .where(control_events.c.run_id == run, control_events.c.version == version)
+            .order_by(control_events.c.id)
+        )
+    )
+
+
+def _waiting(connection: Connection, run: str) -> list[int]:
+    """Versions that no trainer has applied or refused yet."""
+    newest: dict[int, str] = {
+        row.version: row.status
+        for row in connection.execute(
+            select(control_events.c.version, control_events.c.status)
+            .where(control_events.c.run_id == run)
+            .order_by(control_events.c.id)
+        )
+    }
+    return [version for version, status in newest.items() if status in PENDING]
+
+
+def _earlier(connection: Connection, run: str, request: Request) -> int | None:
+    row = connection.execute(
+        select(control_versions).where(
+            control_versions.c.run_id == run, control_versions.c.idempotency_key == request.key
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    after = json.loads(row.after)
+    same = (
+        all(after.get(name) == value for name, value in request.values.items())
+        and row.match == request.match
+        and row.reason == request.reason
+    )
+    if not same:
+        raise ApiError(
+            409, "key_reused", "this Idempotency-Key was used for another change of this run"
+        )
+    return int(row.version)
+
+
+def _check(limits: wire.Limits, before: dict[str, float], request: Request) -> None:
+    details = shown_limits(limits)
+    if not limits.values:
+        raise ApiError(422, "read_only", limits.why_not or "this run is read-only", details)
+    if request.match is not None and not before:
+        raise ApiError(
+            422, "unknown_pattern", f"the training script has no pattern {request.match!r}", details
+        )
+    for name, value in request.values.items():
+        limit = limits.values.get(name)
+        if limit is None:
+            names = ", ".join(sorted(limits.values))
+            raise ApiError(
+                422, "unknown_value", f"{name!r} cannot be set here; expected {names}", details
+            )
+        if not (math.isfinite(value) and limit.min <= value <= limit.max):
+            raise ApiError(
+                422,
+                "out_of_range",
+                f"{name} = {value:g} is outside {limit.min:g} to {limit.max:g}, the range that the "
+                "training script allows",
+                details,
+            )
+        old = before.get(name)
+        if limits.factor and old and not old / limits.factor <= value <= old * limits.factor:
+            raise ApiError(
+                422,
+                "too_far",
+                f"{name} may change by a factor of at most {limits.factor:g} at once: "
+                f"{old / limits.factor:g} to {old * limits.factor:g}",
+                details,
+            )
+
+
+def _values(rules: tuple[wire.Rule, ...], match: str | None) -> dict[str, float]:
+    return next((dict(rule.values) for rule in rules if rule.match == match), {})
+
+
+def _as_json(rules: tuple[wire.Rule, ...]) -> dict[str, Any]:
+    patterns = {rule.match: rule.values for rule in rules if rule.match is not None}
+    return {**_values(rules, None), "patterns": patterns}

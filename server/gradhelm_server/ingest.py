@@ -1,0 +1,303 @@
+"""The trainers' socket: takes frames, answers when they are stored, and hands over changes.
+
+Law: acknowledge after commit. What arrives is queued for the writer thread in its order; a second
+task waits for each commit, tells the viewers, and acknowledges. A message that cannot be read is
+refused by itself and the connection lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from sqlalchemy import Connection
+
+from gradhelm import wire
+from gradhelm.errors import WireError
+
+from . import control, runs
+from .errors import ApiError
+from .events import show_event
+from .recorder import Recorded, Recorder
+from .state import State, state_of
+
+log = logging.getLogger(__name__)
+router = APIRouter()
+WINDOW = 32
+"""Messages of one trainer that may wait for their commit."""
+HELLO_WITHIN = 10.0
+PATIENCE_WITH_GARBAGE = 16
+
+Outcome = Callable[[Any], None]
+
+
+@router.websocket(wire.INGEST_PATH)
+async def ingest(socket: WebSocket) -> None:
+    """Speaks ``gradhelm.v1``; docs/protocol.md shows every message."""
+    state = state_of(socket)
+    await socket.accept(
+        wire.SUBPROTOCOL if wire.SUBPROTOCOL in socket.scope["subprotocols"] else None
+    )
+    connection = TrainerConnection(socket, state)
+    try:
+        hello = await asyncio.wait_for(connection.hello(), HELLO_WITHIN)
+        if hello is not None:
+            await connection.serve(hello)
+    except TimeoutError:
+        await connection.close(wire.CloseCode.BAD_MESSAGE, "no hello came")
+    except (WebSocketDisconnect, RuntimeError):
+        pass  # gone; what was queued is stored all the same
+
+
+class TrainerConnection:
+    """One trainer's connection from its hello to its end."""
+
+    def __init__(self, socket: WebSocket, state: State) -> None:
+        self.socket = socket
+        self.state = state
+        self.run = ""
+        self.segment = ""
+        self.replaced = False
+        self._recorder: Recorder | None = None
+        self._garbage = 0
+        self._asked: wire.Resend | None = None
+        self._ending: wire.CloseCode | None = None
+        self._out: asyncio.Queue[wire.ToTrainer | None] = asyncio.Queue()
+        self._waiting: asyncio.Queue[tuple[Future[Any], Outcome]] = asyncio.Queue(WINDOW)
+
+    def tell(self, message: wire.ToTrainer) -> None:
+        """Send when possible; the order is kept."""
+        self._out.put_nowait(message)
+
+    async def hello(self) -> wire.Hello | None:
+        message = await self._receive()
+        if isinstance(message, wire.Hello):
+            if message.protocol != wire.PROTOCOL:
+                await self.close(wire.CloseCode.SPEAK_NEWER)
+                return None
+            return message
+        await self.close(wire.CloseCode.BAD_MESSAGE, "the first message must be a hello")
+        return None
+
+    async def serve(self, hello: wire.Hello) -> None:
+        self.run, self.segment = hello.run, hello.segment
+        try:
+            change = await self._begin(hello)
+        except ApiError as error:
+            code = wire.CloseCode.RUN_IS_TAKEN if error.status == 409 else wire.CloseCode.TRY_LATER
+            await self.close(code, error.message)
+            return
+        if change.version > hello.version:
+            self.tell(change)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._send())
+                outcomes = tasks.create_task(self._settle())
+                await self._listen()
+                await self._waiting.join()
+                outcomes.cancel()
+                self._out.put_nowait(None)
+        finally:
+            if self.state.hub.trainers.get(self.run) is self:
+                del self.state.hub.trainers[self.run]
+
+    async def _begin(self, hello: wire.Hello) -> wire.Change:
+        """Take over the run: whoever spoke for it before is heard no more."""
+        trainers = self.state.hub.trainers
+        before = trainers.get(self.run)
+        if isinstance(before, TrainerConnection) and before.segment != self.segment:
+            before.replaced = True
+            before.tell_end(wire.CloseCode.REPLACED)
+        now = time.time()
+
+        def work(connection: Connection) -> tuple[Recorder, wire.Change]:
+            runs.begin(connection, hello, now)
+            recorder = Recorder.load(connection, hello.run, hello.segment)
+            return recorder, control.desired(connection, hello.run)
+
+        recorder, change = await self.state.store.write(work)
+        self._recorder = recorder
+        trainers[self.run] = self
+        self.tell(wire.Welcome(recorder.high_water, WINDOW, self.state.hub.pace(self.run)))
+        self.state.hub.changed(self.run)
+        return change
+
+    # -- what comes -------------------------------------------------------------------------------
+
+    async def _receive(self) -> wire.ToServer | None:
+        """The next message; None for one that cannot be read."""
+        data = await self.socket.receive()
+        if data["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(data.get("code", 1000))
+        if data.get("bytes") is None:
+            reason = "text message; this protocol is binary (msgpack)"
+        else:
+            try:
+                return wire.decode_from_trainer(data["bytes"])
+            except WireError as error:
+                reason = str(error)
+        self._garbage += 1
+        self.tell(wire.Refused(reason[:1000]))
+        return None
+
+    async def _listen(self) -> None:
+        try:
+            while not self.replaced:
+                message = await self._receive()
+                if message is not None:
+                    await self._take(message)
+                elif self._garbage > PATIENCE_WITH_GARBAGE:
+                    self.tell_end(wire.CloseCode.BAD_MESSAGE)
+                    return
+        except (WebSocketDisconnect, RuntimeError):
+            return
+
+    async def _take(self, message: wire.ToServer) -> None:
+        now = time.time()
+        match message:
+            case wire.Frame() | wire.Gap():
+                await self._queue(
+                    lambda c: self._record(c, message, now), lambda r: self._recorded(message, r)
+                )
+            case wire.Columns():
+                await self._queue(lambda c: self._declare(c, message), self._declared)
+            case wire.Heartbeat():
+                await self._queue(
+                    lambda c: runs.heard(c, self.run, now, message.stats),
+                    lambda _: self.state.hub.changed(self.run),
+                )
+            case wire.Applied() | wire.Delivered() | wire.Rejected():
+                await self._queue(lambda c: self._report(c, message, now), self._reported)
+            case wire.Finish():
+                await self._queue(lambda c: self._finish(c, message, now), self._finished)
+            case wire.Hello():
+                self.tell(wire.Refused("hello was said before"))
+
+    async def _queue(self, work: Callable[[Connection], Any], then: Outcome) -> None:
+        await self._waiting.put((self.state.store.submit(work), then))
+
+    # -- in the writer thread ---------------------------------------------------------------------
+
+    def _record(
+        self, connection: Connection, message: wire.Frame | wire.Gap, now: float
+    ) -> Recorded | wire.Resend | wire.Ack:
+        recorder = self._recorder
+        assert recorder is not None
+        if message.seq <= recorder.high_water:
+            return wire.Ack(recorder.high_water)
+        if message.seq > recorder.high_water + 1:
+            return wire.Resend(recorder.high_water + 1)
+        try:
+            if isinstance(message, wire.Gap):
+                return recorder.gap(connection, message, now)
+            return recorder.append(connection, message, now)
+        except Exception:
+            # What the recorder remembers is no longer what is stored.
+            self._recorder = Recorder.load(connection, self.run, self.segment)
+            raise
+
+    def _declare(
+        self, connection: Connection, message: wire.Columns
+    ) -> list[dict[str, Any]] | wire.Refused:
+        assert self._recorder is not None
+        try:
+            return self._recorder.declare(connection, message)
+        except WireError as error:
+            return wire.Refused(str(error)[:1000])
+
+    def _report(
+        self,
+        connection: Connection,
+        message: wire.Applied | wire.Delivered | wire.Rejected,
+        now: float,
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        event = control.report(connection, self.run, message, now)
+        return control.document(connection, self.run), event
+
+    def _finish(
+        self, connection: Connection, message: wire.Finish, now: float
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        control.expire(connection, self.run, now)
+        event = runs.end(connection, self.run, message, now)
+        return control.document(connection, self.run), event
+
+    # -- after the commit -------------------------------------------------------------------------
+
+    async def _settle(self) -> None:
+        """Wait for each commit in turn and tell who is concerned."""
+        while True:
+            future, then = await self._waiting.get()
+            try:
+                result = await asyncio.wrap_future(future)
+            except Exception:
+                # Not stored, so not acknowledged: the trainer keeps it and comes back.
+                log.exception("run %s: what its trainer sent could not be stored", self.run)
+                self.tell_end(wire.CloseCode.TRY_LATER)
+            else:
+                then(result)
+            finally:
+                self._waiting.task_done()
+
+    def _recorded(
+        self, message: wire.Frame | wire.Gap, result: Recorded | wire.Resend | wire.Ack
+    ) -> None:
+        if isinstance(result, wire.Resend):
+            if result != self._asked:  # once, not for each frame that is still on its way
+                self._asked = result
+                self.tell(result)
+            return
+        self._asked = None
+        if isinstance(result, wire.Ack):
+            self.tell(result)
+            return
+        hub = self.state.hub
+        if result.refused is not None:
+            self.tell(wire.Refused(result.refused[:1000], result.seq))
+        elif isinstance(message, wire.Frame) and result.layout is not None:
+            now = time.time()
+            self.state.meter.add(len(message.values) // 4, time.monotonic())
+            hub.publish_frame(self.run, message, result.layout, list(result.columns), now)
+        hub.publish_all(self.run, "event", ({"event": show_event(e)} for e in result.events))
+        self.tell(wire.Ack(result.seq))
+
+    def _declared(self, result: list[dict[str, Any]] | wire.Refused) -> None:
+        if isinstance(result, wire.Refused):
+            self.tell(result)
+        elif result:
+            shown = [{"index": c["idx"], "name": c["name"], "kind": c["kind"]} for c in result]
+            self.state.hub.publish(self.run, "columns", {"columns": shown})
+
+    def _reported(self, result: tuple[dict[str, Any], dict[str, Any] | None]) -> None:
+        document, event = result
+        self.state.hub.publish(self.run, "control", {"control": document})
+        if event is not None:
+            self.state.hub.publish(self.run, "event", {"event": show_event(event)})
+        self.state.hub.changed(self.run)
+
+    def _finished(self, result: tuple[dict[str, Any], dict[str, Any]]) -> None:
+        self._reported(result)
+        self.tell(wire.Finished())
+
+    # -- what goes --------------------------------------------------------------------------------
+
+    def tell_end(self, code: wire.CloseCode) -> None:
+        """End the connection after what is to be sent before."""
+        self._ending = code
+        self._out.put_nowait(None)
+
+    async def _send(self) -> None:
+        try:
+            while (message := await self._out.get()) is not None:
+                await self.socket.send_bytes(wire.encode(message))
+            if self._ending is not None:
+                await self.close(self._ending)
+        except (WebSocketDisconnect, RuntimeError):
+            return
+
+    async def close(self, code: wire.CloseCode, reason: str = "") -> None:
+        await self.socket.close(code, (reason or wire.CLOSE_REASONS[code])[:120])

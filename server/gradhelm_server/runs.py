@@ -1,0 +1,352 @@
+"""Runs: how one begins, ends, and looks from outside.
+
+A run's status is not stored but follows from what is: how it ended if its trainer said so, else
+how long it has been silent. So a server that was away tells the truth the moment it is back.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select, update
+
+from gradhelm import wire
+
+from .clock import rfc3339
+from .control import document, pack_rules
+from .errors import ApiError
+from .events import add_event
+from .settings import ServerSettings
+from .tables import columns, runs, segments
+
+STATUSES = ("live", "stale", "failed", "finished", "stopped")
+
+
+class Patience(NamedTuple):
+    """Seconds of silence after which a run is stale, and after which it has failed."""
+
+    stale: float
+    failed: float
+
+    @classmethod
+    def of(cls, settings: ServerSettings) -> Patience:
+        return cls(settings.stale_after, settings.failed_after)
+
+
+def begin(connection: Connection, hello: wire.Hello, now: float) -> int:
+    """Note that a trainer speaks for a run; returns the high-water mark of its segment.
+
+    Raises ApiError 409 when the run exists and the trainer did not say that it resumes it.
+    """
+    known = connection.execute(select(runs).where(runs.c.id == hello.run)).one_or_none()
+    mark = connection.scalar(
+        select(segments.c.high_water).where(
+            segments.c.run_id == hello.run, segments.c.segment == hello.segment
+        )
+    )
+    values = {
+        "limits": msgspec.json.encode(hello.limits).decode(),
+        "last_heard_at": now,
+        "ended": None,
+        "ended_at": None,
+        "ended_why": "",
+    }
+    if known is None:
+        connection.execute(
+            insert(runs),
+            {
+                "id": hello.run,
+                "name": hello.name,
+                "project": hello.project,
+                "config": _config(hello.config),
+                "tags": json.dumps(hello.tags),
+                "note": "",
+                "strategy": hello.strategy,
+                "threshold_name": hello.threshold,
+                "threshold": _coded_threshold(hello),
+                "coded": pack_rules(hello.coded),
+                "host": hello.host,
+                "hook": hello.hook,
+                "created_at": now,
+                "steps": 0,
+                "clipped": 0,
+                "nonfinite": 0,
+                "skipped": 0,
+                "recent": "{}",
+                "sparkline": b"",
+                "stats": "{}",
+                **values,
+            },
+        )
+    elif mark is None and not hello.resume:
+        raise ApiError(409, "run_is_taken", wire.CLOSE_REASONS[wire.CloseCode.RUN_IS_TAKEN])
+    else:
+        connection.execute(update(runs).where(runs.c.id == hello.run).values(**values))
+        if known.ended is not None:
+            add_event(connection, hello.run, now, kind="status", text="The run goes on")
+    if mark is not None:
+        return int(mark)
+    ordinal = connection.scalar(
+        select(func.count()).select_from(segments).where(segments.c.run_id == hello.run)
+    )
+    connection.execute(
+        insert(segments),
+        {
+            "run_id": hello.run,
+            "segment": hello.segment,
+            "ordinal": ordinal,
+            "high_water": 0,
+            "created_at": now,
+        },
+    )
+    return 0
+
+
+def heard(
+    connection: Connection, run: str, now: float, stats: dict[str, float] | None = None
+) -> None:
+    """The trainer is still there; ``stats`` is what it says of its own cost."""
+    values: dict[str, Any] = {"last_heard_at": now}
+    if stats is not None:
+        values["stats"] = json.dumps({k: v for k, v in stats.items() if math.isfinite(v)})
+    connection.execute(update(runs).where(runs.c.id == run).values(**values))
+
+
+def end(connection: Connection, run: str, message: wire.Finish, now: float) -> dict[str, Any]:
+    """The trainer says that the run is over; returns the event."""
+    connection.execute(
+        update(runs)
+        .where(runs.c.id == run)
+        .values(ended=message.status, ended_at=now, ended_why=message.why, last_heard_at=now)
+    )
+    why = f": {message.why}" if message.why else ""
+    return add_event(
+        connection,
+        run,
+        now,
+        kind="status",
+        first_step=message.step,
+        last_step=message.step,
+        text=f"The run has {'failed' if message.status == 'failed' else message.status}{why}",
+    )
+
+
+def get(connection: Connection, run: str, now: float, patience: Patience) -> dict[str, Any]:
+    """One run as REST shows it. Raises ApiError 404."""
+    return _shown(connection, find(connection, run), now, patience)
+
+
+def find(connection: Connection, run: str) -> Row[Any]:
+    """The row of a run that exists and was not deleted. Raises ApiError 404."""
+    row = connection.execute(
+        select(runs).where(runs.c.id == run, runs.c.deleted_at.is_(None))
+    ).one_or_none()
+    if row is None:
+        raise ApiError(404, "not_found", f"there is no run {run[:100]!r}")
+    return row
+
+
+class Page(NamedTuple):
+    runs: list[dict[str, Any]]
+    next_cursor: str | None
+    counts: dict[str, int]
+
+
+def listed(
+    connection: Connection,
+    now: float,
+    patience: Patience,
+    *,
+    project: str | None,
+    status: str | None,
+    words: str | None,
+    limit: int,
+    cursor: str | None,
+    sparkline: bool,
+) -> Page:
+    """Runs, newest first, and how many of each status there are (whatever ``status`` asks for)."""
+    where: list[ColumnElement[bool]] = [runs.c.deleted_at.is_(None)]
+    if project is not None:
+        where.append(runs.c.project == project)
+    if words:
+        where.append(
+            or_(
+                runs.c.name.icontains(words, autoescape=True),
+                runs.c.project.icontains(words, autoescape=True),
+                runs.c.id.startswith(words, autoescape=True),
+            )
+        )
+    counts = {
+        name: connection.scalar(
+            select(func.count()).select_from(runs).where(*where, _is(name, now, patience))
+        )
+        or 0
+        for name in STATUSES
+    }
+    if status is not None:
+        where.append(_is(status, now, patience))
+    if cursor is not None:
+        at, run = read_cursor(cursor, float, str)
+        where.append(or_(runs.c.created_at < at, and_(runs.c.created_at == at, runs.c.id < run)))
+    rows = connection.execute(
+        select(runs)
+        .where(*where)
+        .order_by(runs.c.created_at.desc(), runs.c.id.desc())
+        .limit(limit + 1)
+    ).all()
+    more = rows[limit:]
+    shown = []
+    for row in rows[:limit]:
+        run_shown = _shown(connection, row, now, patience)
+        if sparkline:
+            run_shown["sparkline"] = [
+                value if math.isfinite(value) else None
+                for value in np.frombuffer(row.sparkline, "<f4").tolist()
+            ]
+        shown.append(run_shown)
+    last = rows[limit - 1] if more else None
+    return Page(shown, make_cursor(last.created_at, last.id) if last else None, counts)
+
+
+def change(connection: Connection, run: str, values: dict[str, Any]) -> None:
+    """Rename, tag or annotate. Raises ApiError 404."""
+    find(connection, run)
+    if values:
+        connection.execute(update(runs).where(runs.c.id == run).values(**values))
+
+
+def delete(connection: Connection, run: str, now: float) -> None:
+    """Hide a run. Raises ApiError 404."""
+    find(connection, run)
+    connection.execute(update(runs).where(runs.c.id == run).values(deleted_at=now))
+
+
+def status_of(row: Row[Any], now: float, patience: Patience) -> str:
+    if row.ended is not None:
+        return str(row.ended)
+    silent = now - row.last_heard_at
+    if silent >= patience.failed:
+        return "failed"
+    return "stale" if silent >= patience.stale else "live"
+
+
+def parameters(connection: Connection, run: str) -> list[dict[str, Any]]:
+    """The run's parameters in the order of declaration: the rows of its heatmap."""
+    found = connection.execute(
+        select(columns)
+        .where(columns.c.run_id == run, columns.c.kind == "norm")
+        .order_by(columns.c.idx)
+    )
+    shown = []
+    for index, row in enumerate(found):
+        shape = json.loads(row.shape)
+        shown.append(
+            {
+                "index": index,
+                "name": row.name.removeprefix("norm/"),
+                "shape": shape,
+                "numel": math.prod(shape),
+                "dtype": row.dtype,
+                "column": row.name,
+                "column_index": row.idx,
+            }
+        )
+    return shown
+
+
+def make_cursor(*parts: float | int | str) -> str:
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str, *kinds: type) -> list[Any]:
+    """What ``make_cursor`` put in. Raises ApiError 422 for anything else."""
+    try:
+        parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if [type(part) for part in parts] != list(kinds):
+            raise ValueError
+    except (ValueError, TypeError, RecursionError):
+        raise ApiError(422, "bad_cursor", "cursor: expected a next_cursor of this list") from None
+    return list(parts)
+
+
+def _is(status: str, now: float, patience: Patience) -> ColumnElement[bool]:
+    stale, failed = now - patience.stale, now - patience.failed
+    silent_for = runs.c.last_heard_at
+    if status == "live":
+        return and_(runs.c.ended.is_(None), silent_for > stale)
+    if status == "stale":
+        return and_(runs.c.ended.is_(None), silent_for <= stale, silent_for > failed)
+    if status == "failed":
+        return or_(runs.c.ended == "failed", and_(runs.c.ended.is_(None), silent_for <= failed))
+    return runs.c.ended == status
+
+
+def _shown(connection: Connection, row: Row[Any], now: float, patience: Patience) -> dict[str, Any]:
+    status = status_of(row, now, patience)
+    config = json.loads(row.config)
+    recent = json.loads(row.recent)
+    total = config.get("total_steps")
+    control = document(connection, row.id)
+    counted = row.steps - row.skipped
+    return {
+        "id": row.id,
+        "name": row.name,
+        "project": row.project,
+        "status": status,
+        "status_reason": _reason(row, status),
+        "config": config,
+        "tags": json.loads(row.tags),
+        "note": row.note,
+        "strategy": row.strategy,
+        "threshold_name": row.threshold_name,
+        "threshold": row.threshold,
+        "coded": next(
+            (rule["values"] for rule in json.loads(row.coded) if rule.get("match") is None), {}
+        ),
+        "first_step": row.first_step,
+        "last_step": row.last_step,
+        "steps": row.steps,
+        "total_steps": total if isinstance(total, int) and total > 0 else None,
+        "clip_fraction": row.clipped / counted if counted else None,
+        "recent": recent,
+        "nonfinite": row.nonfinite,
+        "skipped": row.skipped,
+        "global_norm": recent.get("global_norm"),
+        "norm_finite": recent.get("global_norm") is not None or not recent,
+        "steps_per_second": recent.get("steps_per_second") if status == "live" else None,
+        "created_at": rfc3339(row.created_at),
+        "last_heard_at": rfc3339(row.last_heard_at),
+        "finished_at": rfc3339(row.ended_at),
+        "control": {"version": control["version"], "status": control["status"]},
+        "host": row.host,
+        "hook": row.hook,
+        "stats": json.loads(row.stats),
+    }
+
+
+def _reason(row: Row[Any], status: str) -> str | None:
+    if row.ended is not None:
+        return row.ended_why or None
+    if status in ("stale", "failed"):
+        return f"silent; last heard at {rfc3339(row.last_heard_at)}"
+    return None
+
+
+def _config(text: str) -> str:
+    """The config if it is a JSON object that every reader can take, else an empty one."""
+    try:
+        return json.dumps(msgspec.json.decode(text, type=dict[str, Any]))
+    except (msgspec.DecodeError, RecursionError):
+        return "{}"
+
+
+def _coded_threshold(hello: wire.Hello) -> float | None:
+    for rule in hello.coded:
+        if rule.match is None and hello.threshold in rule.values:
+            return rule.values[hello.threshold]
+    return None

@@ -1,0 +1,132 @@
+"""Starting the service: the database brought up to date or refused, one server to one database."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+from filelock import FileLock, Timeout
+from sqlalchemy import make_url
+
+from gradhelm import wire
+
+from . import accounts
+from .app import Mount, Service
+from .client import Failed
+from .settings import ServerSettings
+from .store import Store
+
+
+def prepare(settings: ServerSettings, *, migrate: bool) -> None:
+    """Make the data directory and see that the schema is the one this program needs.
+
+    Raises Failed when it is not and may not be changed here (``migrate`` False).
+    """
+    import gradhelm_migrations as migrations
+
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    current, head = migrations.current(settings.database_url), migrations.head()
+    if current == head:
+        return
+    if not migrate:
+        state = "empty" if current is None else f"at revision {current}"
+        raise Failed(f"the database is {state}, this program needs {head}: gradhelm db upgrade")
+    path = database_file(settings.database_url)
+    if current is not None and path is not None:
+        shutil.copy2(path, path.with_suffix(f".before-{head}{path.suffix}"))
+    migrations.upgrade(settings.database_url)
+
+
+def database_file(url: str) -> Path | None:
+    """The file of a SQLite database; None for other engines."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return None
+    return Path(parsed.database)
+
+
+def run(
+    settings: ServerSettings,
+    *,
+    mount: Mount | None,
+    migrate: bool,
+    ready: Callable[[str, str], None],
+) -> None:
+    """Serve until interrupted. ``ready(address, login link)`` is called once it answers.
+
+    Raises Failed with the reason when it cannot begin.
+    """
+    prepare(settings, migrate=migrate)
+    listener = _listen(settings)
+    path = database_file(settings.database_url)
+    lock = FileLock(f"{path}.lock") if path else None
+    try:
+        if lock is not None:
+            lock.acquire(timeout=0)
+    except Timeout:
+        listener.close()
+        raise Failed(f"another gradhelm server has {path} open; two would spoil it") from None
+    store = Store(settings.database_url)
+    try:
+        now = time.time()
+        home = settings.home
+        store.submit(lambda connection: accounts.local_token(connection, home, now)).result()
+        service = Service(settings, store, mount)
+        server = _Server(
+            uvicorn.Config(
+                service.asgi,
+                ws="websockets-sansio",
+                ws_max_size=wire.MAX_MESSAGE,
+                ws_per_message_deflate=False,
+                ws_ping_interval=10,
+                ws_ping_timeout=20,
+                log_level="warning",
+                access_log=False,  # it would print query strings
+                server_header=False,
+                timeout_graceful_shutdown=2,
+            )
+        )
+        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"http://{shown}:{settings.port}"
+        link = f"{address}/login#{service.state.codes.mint(time.time())}"
+        server.when_ready = lambda: ready(address, link)
+        asyncio.run(server.serve(sockets=[listener]))
+    finally:
+        store.close()
+        if lock is not None:
+            lock.release()
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+
+class _Server(uvicorn.Server):
+    """Says when it answers."""
+
+    when_ready: Callable[[], None] = staticmethod(lambda: None)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.when_ready()
+
+
+def _listen(settings: ServerSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    if os.name != "nt":  # there it would let two servers share a port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise Failed(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; "
+            "is another gradhelm up there? --port takes another one"
+        ) from None
+    listener.set_inheritable(False)
+    return listener

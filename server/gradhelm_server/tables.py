@@ -1,0 +1,209 @@
+"""The tables. Each is keyed by ``run_id`` first, so that it can be partitioned by run.
+
+Times are seconds since the epoch. Norms never stand in number columns where they could be NaN
+(SQLite would turn that into NULL): they live in float32 blobs.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _run_id(*, primary_key: bool = False) -> Column[str]:
+    return Column(
+        "run_id", String(36), ForeignKey("runs.id"), primary_key=primary_key, nullable=False
+    )
+
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("config", Text, nullable=False),  # JSON object
+    Column("tags", Text, nullable=False),  # JSON list
+    Column("note", Text, nullable=False),
+    Column("strategy", Text, nullable=False),
+    Column("threshold_name", Text),
+    Column("threshold", Float),  # in force, as last reported
+    Column("coded", Text, nullable=False),  # JSON: rules as written in the training script
+    Column("limits", Text, nullable=False),  # JSON: wire.Limits
+    Column("host", Text, nullable=False),
+    Column("hook", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("last_heard_at", Float, nullable=False),
+    Column("ended", Text),  # finished, failed or stopped, as the trainer said; else NULL
+    Column("ended_at", Float),
+    Column("ended_why", Text, nullable=False),
+    Column("deleted_at", Float),
+    Column("first_step", BigInteger),
+    Column("last_step", BigInteger),
+    Column("steps", BigInteger, nullable=False),
+    Column("clipped", BigInteger, nullable=False),
+    Column("nonfinite", BigInteger, nullable=False),
+    Column("skipped", BigInteger, nullable=False),
+    Column("recent", Text, nullable=False),  # JSON: the newest steps in figures
+    Column("sparkline", LargeBinary, nullable=False),  # float32: the newest global norms, thinned
+    Column("stats", Text, nullable=False),  # JSON: what the hook says of its own cost
+    Index("ix_runs_created_at_id", "created_at", "id"),
+    Index("ix_runs_project", "project"),
+)
+
+segments = Table(
+    "segments",
+    metadata,
+    _run_id(primary_key=True),
+    Column("segment", String(16), primary_key=True),
+    Column("ordinal", Integer, nullable=False),
+    Column("high_water", BigInteger, nullable=False),
+    Column("first_step", BigInteger),
+    Column("last_step", BigInteger),
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("run_id", "ordinal"),
+)
+
+columns = Table(
+    "columns",
+    metadata,
+    _run_id(primary_key=True),
+    Column("idx", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("shape", Text, nullable=False),  # JSON list
+    Column("dtype", Text, nullable=False),
+    UniqueConstraint("run_id", "name"),
+)
+
+layouts = Table(
+    "layouts",
+    metadata,
+    _run_id(primary_key=True),
+    Column("layout", Integer, primary_key=True),
+    Column("columns", LargeBinary, nullable=False),  # int32: which run columns, in which order
+    UniqueConstraint("run_id", "columns"),
+)
+
+frames = Table(
+    "frames",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _run_id(),
+    Column("segment", String(16), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("layout", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("steps", Integer, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    UniqueConstraint("run_id", "segment", "seq"),
+    Index(None, "run_id", "segment", "layout", "first_step"),
+)
+
+rollups = Table(
+    "rollups",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _run_id(),
+    Column("segment", String(16), nullable=False),
+    Column("layout", Integer, nullable=False),
+    Column("level", Integer, nullable=False),
+    Column("first_bucket", BigInteger, nullable=False),
+    Column("last_bucket", BigInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    UniqueConstraint("run_id", "segment", "layout", "level", "first_bucket"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _run_id(),
+    Column("kind", String(16), nullable=False),
+    Column("first_step", BigInteger),
+    Column("last_step", BigInteger),
+    Column("count", BigInteger, nullable=False),
+    Column("peak_step", BigInteger),
+    Column("peak_norm", Float),
+    Column("threshold", Float),
+    Column("parameter", Text),
+    Column("text", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    Index(None, "run_id", "id"),
+    Index(None, "run_id", "kind", "id"),
+)
+
+control_versions = Table(
+    "control_versions",
+    metadata,
+    _run_id(primary_key=True),
+    Column("version", BigInteger, primary_key=True),
+    Column("rules", Text, nullable=False),  # JSON: the whole desired document
+    Column("match", Text),
+    Column("before", Text, nullable=False),  # JSON: the rule's values it replaces
+    Column("after", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("idempotency_key", Text),
+    UniqueConstraint("run_id", "idempotency_key"),
+)
+
+control_events = Table(
+    "control_events",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _run_id(),
+    Column("version", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("step", BigInteger),
+    Column("why", Text),
+    Column("at", Float, nullable=False),
+    Index(None, "run_id", "version"),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("last_used_at", Float),
+    Column("revoked_at", Float),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("hash", String(64), primary_key=True),
+    Column("user", Text, nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
