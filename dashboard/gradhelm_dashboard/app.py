@@ -1,0 +1,68 @@
+"""Puts the page on the server's FastAPI app, so that one gate guards both.
+
+The live data never passes through a Dash callback: the browser reads ``/api/v1`` itself.
+"""
+
+from __future__ import annotations
+
+from dash import ClientsideFunction, Dash, Input, Output
+from dash.development.base_component import Component
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from .login import add_login
+from .pages import page_for
+from .shell import ASSETS, INDEX, CheckedFiles, layout
+
+CONTROLS = (
+    "window-choice",
+    "scale-choice",
+    "heat-choice",
+    "threshold-input",
+    "threshold-slider",
+    "threshold-reason",
+    "runs-search",
+    "runs-status",
+)
+"""Controls whose ``value`` the page's scripts follow."""
+
+
+def build_ui(api: FastAPI, *, version: str) -> Dash:
+    """Adds the page to ``api``, which must have its own routes already; returns the Dash app.
+
+    Dash answers every GET that is left, so unknown paths under ``/api`` are refused here first.
+    ``csp_hashes()`` of what is returned are the inline scripts that Dash itself needs.
+    """
+
+    async def unknown(path: str) -> JSONResponse:
+        message = f"There is nothing at /api/{path}."
+        error = {"code": "not_found", "message": message, "details": {}}
+        return JSONResponse({"error": error}, 404)
+
+    api.add_api_route("/api/{path:path}", unknown, include_in_schema=False)
+    add_login(api)
+    # Before Dash mounts its own: browsers must ask again, or an upgrade mixes old and new modules.
+    api.mount("/assets", CheckedFiles(directory=ASSETS), name="assets")
+
+    app = Dash(
+        __name__,
+        server=api,
+        title="gradhelm",
+        update_title="",
+        index_string=INDEX,
+        include_assets_files=False,
+        suppress_callback_exceptions=True,
+    )
+    app.layout = layout(version)
+
+    @app.callback(Output("page", "children"), Input("url", "pathname"))
+    async def show(pathname: str | None) -> Component:
+        return page_for(pathname or "/")
+
+    for control in CONTROLS:
+        app.clientside_callback(
+            ClientsideFunction("gradhelm", "changed"), Input(control, "value")
+        )
+    # Lazily done otherwise, and a first visit to a deep link would come without callbacks.
+    app._setup_server()
+    return app

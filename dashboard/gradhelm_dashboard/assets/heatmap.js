@@ -1,0 +1,306 @@
+// The layer map: one line per parameter, the same x axis as the chart above it.
+
+import { gutters } from "./chart.js";
+import { make } from "./dom.js";
+import * as heat from "./heat.js";
+import * as numbers from "./numbers.js";
+
+const AXIS = 22;
+
+/** How tall the map is drawn, from how many rows it has. */
+export function mapHeight(rows, wide) {
+  return Math.round(Math.min(wide ? 330 : 260, Math.max(110, rows * (rows < 24 ? 16 : 5))));
+}
+
+export class Heatmap {
+  #canvas = null;
+  #tip = null;
+  #line = null;
+  #picture = document.createElement("canvas");
+  #medians = null;
+  #medianAge = 0;
+  #tables = new Map();
+  #view = null;
+  cost = 0;
+
+  /** `on`: {cursor(step | null), pick(row)}. */
+  constructor(place, on) {
+    this.place = place;
+    this.on = on;
+  }
+
+  destroy() {
+    this.#canvas = null;
+  }
+
+  /**
+   * `view`: {levels, width, indexes, steps, stride, low, high, order, groups, names, relative, valueAt}.
+   * Returns what the colour key should say.
+   */
+  draw(view, theme) {
+    const place = this.place();
+    if (!place || !place.clientWidth) return null;
+    const started = performance.now();
+    this.#view = view;
+    if (!this.#canvas || !place.contains(this.#canvas)) this.#build(place);
+    const side = gutters(place.clientWidth);
+    const ratio = devicePixelRatio || 1;
+    const cssWidth = place.clientWidth;
+    const cssHeight = mapHeight(view.order.length, !side.narrow) + AXIS;
+    const canvas = this.#canvas;
+    if (canvas.width !== Math.round(cssWidth * ratio) || canvas.height !== Math.round(cssHeight * ratio)) {
+      canvas.width = Math.round(cssWidth * ratio);
+      canvas.height = Math.round(cssHeight * ratio);
+      canvas.style.width = `${cssWidth}px`;
+      canvas.style.height = `${cssHeight}px`;
+      place.style.height = `${cssHeight}px`;
+    }
+    const plotWidth = cssWidth - side.left - side.right;
+    const plotHeight = cssHeight - AXIS;
+    this.geometry = { left: side.left, width: plotWidth, height: plotHeight };
+
+    const ctx = canvas.getContext("2d");
+    ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
+    ctx.clearRect(0, 0, cssWidth, cssHeight);
+    ctx.fillStyle = theme.bg;
+    ctx.fillRect(side.left, 0, plotWidth, plotHeight);
+    const key = this.#paint(ctx, view, theme, plotWidth, plotHeight, side.left);
+    this.#labels(ctx, view, theme, side, plotHeight);
+    this.#axis(ctx, view, theme, side.left, plotWidth, plotHeight);
+    this.cost = performance.now() - started;
+    return key;
+  }
+
+  #paint(ctx, view, theme, plotWidth, plotHeight, left) {
+    const { steps, indexes, order } = view;
+    const rows = order.length;
+    if (!indexes.length || !rows) return null;
+    const stepsShown = Math.max(1, view.high - view.low + 1);
+    const cells = stepsShown / view.stride;
+    // Single steps against their median are mostly noise: wider bins, and their mean.
+    const size = heat.binSize(cells, view.relative ? plotWidth / 5 : plotWidth) * view.stride;
+    const origin = Math.floor(view.low / size);
+    const bins = Math.floor(view.high / size) - origin + 1;
+    const lines = Math.min(rows, Math.round(plotHeight * (devicePixelRatio || 1)));
+    const binOf = new Uint32Array(indexes.length);
+    const histogram = new Uint32Array(256);
+    const sampled = Math.max(1, Math.floor((indexes.length * rows) / 60_000));
+    let tick = 0;
+    for (let k = 0; k < indexes.length; k++) {
+      binOf[k] = Math.floor(steps[k] / size) - origin;
+      const base = indexes[k] * view.width;
+      for (let i = tick; i < rows; i += sampled) histogram[view.levels[base + i]]++;
+      tick = (tick + 1) % Math.min(sampled, rows);
+    }
+    const range = this.#range(histogram, view);
+    const medians = view.relative ? this.#median(view) : null;
+    const image = new ImageData(bins, lines);
+    heat.paint({
+      ...view, binOf, bins, lines, medians, range,
+      table: this.#table(view.relative ? "relative" : "absolute", theme.theme),
+      out: new Uint32Array(image.data.buffer),
+    });
+    this.#picture.width = bins;
+    this.#picture.height = lines;
+    this.#picture.getContext("2d").putImageData(image, 0, 0);
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(left, 0, plotWidth, plotHeight);
+    ctx.clip();
+    ctx.imageSmoothingEnabled = false;
+    const perStep = plotWidth / Math.max(1, view.high - view.low);
+    const from = left + (origin * size - view.low) * perStep;
+    ctx.drawImage(this.#picture, from, 0, bins * size * perStep, plotHeight);
+    ctx.restore();
+    // A non-finite step is one pixel wide at most sizes: make sure that it is seen.
+    return view.relative
+      ? { low: "÷ 10", high: "× 10", kind: "relative" }
+      : { low: numbers.norm(heat.normOf(range[0])), high: numbers.norm(heat.normOf(range[1])), kind: "absolute" };
+  }
+
+  /** Moves only when the data leave it, so that colours keep their meaning while one looks. */
+  #range(histogram, view) {
+    const wanted = heat.levelRange(histogram);
+    const same = this.range && this.rangeOf === view.source
+      && Math.abs(this.range[0] - wanted[0]) < 12 && Math.abs(this.range[1] - wanted[1]) < 12;
+    if (!same) {
+      this.range = wanted;
+      this.rangeOf = view.source;
+    }
+    return this.range;
+  }
+
+  /** Each row's median over the window, looked at once a second. */
+  #median(view) {
+    const now = performance.now();
+    if (this.#medians?.length === view.width && now - this.#medianAge < 1000 && this.medianOf === view.source) {
+      return this.#medians;
+    }
+    this.#medianAge = now;
+    this.medianOf = view.source;
+    const medians = new Float32Array(view.width);
+    const histogram = new Uint16Array(256);
+    const every = Math.max(1, Math.floor(view.indexes.length / 250));
+    for (const row of view.order) {
+      histogram.fill(0);
+      for (let k = 0; k < view.indexes.length; k += every) histogram[view.levels[view.indexes[k] * view.width + row]]++;
+      medians[row] = heat.medianLevel(histogram);
+    }
+    this.#medians = medians;
+    return medians;
+  }
+
+  #table(kind, theme) {
+    const key = kind + theme;
+    if (!this.#tables.has(key)) this.#tables.set(key, heat.palette(kind, theme));
+    return this.#tables.get(key);
+  }
+
+  #labels(ctx, view, theme, side, plotHeight) {
+    const rows = view.order.length;
+    let at = 0;
+    let lastLabel = -Infinity;
+    ctx.font = `${side.narrow ? 10 : 11}px ${theme.font}`;
+    ctx.textBaseline = "middle";
+    for (const group of view.groups) {
+      const top = (at / rows) * plotHeight;
+      const height = (group.rows.length / rows) * plotHeight;
+      const middle = top + height / 2;
+      if (at > 0 && view.groups.length <= plotHeight / 6) {
+        ctx.fillStyle = theme.panel;
+        ctx.fillRect(side.left, Math.round(top) - 0.5, ctx.canvas.clientWidth - side.left - side.right, 1);
+      }
+      if (group.label && middle - lastLabel >= 13 && (height >= 7 || view.groups.length < 30)) {
+        lastLabel = middle;
+        if (side.narrow) {
+          if (height >= 12) this.#pill(ctx, group.label, side.left + 4, middle, theme);
+        } else {
+          ctx.fillStyle = theme.faint;
+          ctx.textAlign = "right";
+          ctx.fillText(fit(ctx, group.label, side.left - 12), side.left - 8, middle);
+        }
+      }
+      at += group.rows.length;
+    }
+  }
+
+  /** On a narrow screen the gutter is too dear: the label lies on the map. */
+  #pill(ctx, label, left, middle, theme) {
+    const text = fit(ctx, label, 110);
+    ctx.textAlign = "left";
+    ctx.globalAlpha = 0.78;
+    ctx.fillStyle = theme.panel;
+    ctx.beginPath();
+    ctx.roundRect(left, middle - 7, ctx.measureText(text).width + 8, 14, 4);
+    ctx.fill();
+    ctx.globalAlpha = 1;
+    ctx.fillStyle = theme.text;
+    ctx.fillText(text, left + 4, middle + 0.5);
+  }
+
+  #axis(ctx, view, theme, left, plotWidth, plotHeight) {
+    ctx.fillStyle = theme.faint;
+    ctx.font = `11px ${theme.font}`;
+    ctx.textAlign = "center";
+    ctx.textBaseline = "alphabetic";
+    const most = Math.max(2, Math.floor(plotWidth / 110));
+    for (const step of numbers.linearTicks(view.low, view.high, most)) {
+      if (!Number.isInteger(step)) continue;
+      const x = left + ((step - view.low) / Math.max(1, view.high - view.low)) * plotWidth;
+      ctx.fillText(numbers.count(step), x, plotHeight + 16);
+    }
+  }
+
+  /** The vertical line of the shared cursor. */
+  point(step) {
+    if (!this.#line || !this.#view || !this.geometry) return;
+    const { low, high } = this.#view;
+    const inside = step !== null && step >= low && step <= high;
+    this.#line.hidden = !inside;
+    if (!inside) return;
+    const { left, width, height } = this.geometry;
+    this.#line.style.transform = `translateX(${left + ((step - low) / Math.max(1, high - low)) * width}px)`;
+    this.#line.style.height = `${height}px`;
+  }
+
+  #build(place) {
+    this.#canvas = make("canvas", { "aria-hidden": "true" });
+    this.#line = make("div", { class: "cursor-line", hidden: true });
+    this.#tip = make("div", { class: "tip", hidden: true });
+    place.replaceChildren(this.#canvas, this.#line, this.#tip);
+    this.#canvas.addEventListener("pointermove", (event) => this.#hover(event));
+    this.#canvas.addEventListener("pointerdown", (event) => this.#hover(event));
+    this.#canvas.addEventListener("pointerleave", () => {
+      this.#tip.hidden = true;
+      this.on.cursor(null);
+    });
+    this.#canvas.addEventListener("click", (event) => {
+      const cell = this.#cell(event);
+      if (cell && event.pointerType !== "touch") this.on.pick(cell.row);
+    });
+  }
+
+  #cell(event) {
+    const view = this.#view;
+    if (!view || !this.geometry || !view.indexes.length) return null;
+    const box = this.#canvas.getBoundingClientRect();
+    const { left, width, height } = this.geometry;
+    const x = event.clientX - box.left - left;
+    const y = event.clientY - box.top;
+    if (x < 0 || x > width || y < 0 || y >= height) return null;
+    const wanted = view.low + (x / width) * (view.high - view.low);
+    let [from, to] = [0, view.steps.length];
+    while (from < to) {
+      const middle = (from + to) >> 1;
+      if (view.steps[middle] + view.stride <= wanted) from = middle + 1;
+      else to = middle;
+    }
+    const k = Math.min(from, view.steps.length - 1);
+    const row = view.order[Math.min(view.order.length - 1, Math.floor((y / height) * view.order.length))];
+    return { k, row, step: view.steps[k], x: x + left, y };
+  }
+
+  #hover(event) {
+    const cell = this.#cell(event);
+    if (!cell) {
+      this.#tip.hidden = true;
+      this.on.cursor(null);
+      return;
+    }
+    const view = this.#view;
+    this.on.cursor(cell.step);
+    const value = view.valueAt(cell.k, cell.row);
+    const where = view.stride > 1 ? `steps ${numbers.count(cell.step)}–${numbers.count(cell.step + view.stride - 1)} · largest` : `step ${numbers.count(cell.step)} · norm`;
+    this.#tip.replaceChildren(
+      make("div", { class: "mono strong" }, view.names[cell.row] ?? ""),
+      make("div", {}, value === null ? `${where.split(" ·")[0]} · no value` : `${where} ${numbers.norm(value)}`),
+    );
+    this.#tip.hidden = false;
+    const width = this.#tip.offsetWidth;
+    const room = this.place().clientWidth;
+    const left = cell.x + 14 + width > room ? Math.max(0, cell.x - width - 14) : cell.x + 14;
+    const top = cell.y > this.geometry.height - 64 ? cell.y - 60 : cell.y + 12;
+    this.#tip.style.transform = `translate(${Math.round(left)}px, ${Math.round(Math.max(0, top))}px)`;
+  }
+}
+
+/** The end of a label, which tells more than its beginning. */
+function fit(ctx, text, room) {
+  if (ctx.measureText(text).width <= room) return text;
+  let short = text;
+  while (short.length > 3 && ctx.measureText(`…${short}`).width > room) short = short.slice(1);
+  return `…${short}`;
+}
+
+/** The colour key beside the map's title. */
+export function drawKey(canvas, kind, theme) {
+  if (!canvas) return;
+  const table = heat.palette(kind, theme);
+  const image = new ImageData(canvas.width, canvas.height);
+  const out = new Uint32Array(image.data.buffer);
+  for (let x = 0; x < canvas.width; x++) {
+    const colour = table[1 + Math.round((x / (canvas.width - 1)) * 253)];
+    for (let y = 0; y < canvas.height; y++) out[y * canvas.width + x] = colour;
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}

@@ -1,0 +1,36 @@
+// Waits for Dash to put a page into the document, and brings it to life.
+
+import { getServer, signOut } from "./api.js";
+import { $, connection, say } from "./dom.js";
+import { startRun } from "./run.js";
+import { startRuns } from "./runs.js";
+
+window.gradhelm = { frames: 0, points: 0, drawn: 0, connected: false, lastStep: null };
+
+async function account() {
+  try {
+    const { user } = await getServer();
+    if (!user) return;
+    say("user-initials", user.name.slice(0, 2).toUpperCase());
+    say("user-name", `${user.name} · ${user.role}`);
+  } catch {
+    // The pages themselves say when the server cannot be reached.
+  }
+}
+
+function started() {
+  if ($("run-page")) startRun($("run-page").dataset.run);
+  else if ($("runs-page")) startRuns();
+  else if ($("missing-page")) connection("idle", "Connected");
+  else return false;
+  $("sign-out")?.addEventListener("click", signOut);
+  account();
+  return true;
+}
+
+if (!started()) {
+  const watch = new MutationObserver(() => {
+    if (started()) watch.disconnect();
+  });
+  watch.observe(document.body, { childList: true, subtree: true });
+}

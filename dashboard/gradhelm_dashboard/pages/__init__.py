@@ -1,0 +1,21 @@
+"""Which page an address shows. Names and numbers are filled in by the page's scripts."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+from dash.development.base_component import Component
+
+from . import missing, run, runs
+
+_RUN = re.compile(r"/runs/([^/]+)/?")
+
+
+def page_for(pathname: str) -> Component:
+    """The page at ``pathname``."""
+    if pathname in ("/", "/runs", "/runs/"):
+        return runs.page()
+    if match := _RUN.fullmatch(pathname):
+        return run.page(unquote(match[1]))
+    return missing.page(pathname)
