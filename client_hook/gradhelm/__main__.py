@@ -5,13 +5,15 @@ The one place where the hook's room knows another one; it is entered only when t
 
 from __future__ import annotations
 
+from typing import NoReturn
 
-def main() -> int:
-    """Runs the command line; the exit code."""
+
+def main() -> NoReturn:
+    """Runs the command line and exits with its code."""
     from gradhelm_server.cli import main as command_line
 
-    return int(command_line() or 0)
+    command_line()
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -25,17 +25,8 @@ SCALARS: Final = (
     "nonfinite",
     "lr",
 )
-"""The scalars of each step. ``clip_share`` follows for strategies that count elements."""
-
-GLOBAL_NORM: Final = 0
-POST_NORM: Final = 1
-THRESHOLD: Final = 2
-CLIP_COEF: Final = 3
-CLIPPED: Final = 4
-SKIPPED: Final = 5
-NONFINITE: Final = 6
-LR: Final = 7
-CLIP_SHARE: Final = 8
+"""The scalars of each step, in the recorder's order. ``clip_share`` follows for strategies that
+count elements."""
 
 MAX_WATCHED: Final = MAX_COLUMNS - 512
 """Parameters of one run; the rest of the columns is for scalars."""
@@ -62,6 +53,7 @@ class Layout:
     def __init__(self, watched: list[Watched], counts_elements: bool) -> None:
         scalars = (*SCALARS, "clip_share") if counts_elements else SCALARS
         self.watched = watched
+        self.counts_elements = counts_elements
         self.first_norm = len(scalars)
         self.columns = [Column(name, "scalar") for name in scalars]
         self.columns += [

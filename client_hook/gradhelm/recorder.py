@@ -14,22 +14,15 @@ import numpy as np
 import torch
 
 from .clip import Outcome
-from .layout import (
-    CLIP_COEF,
-    CLIP_SHARE,
-    CLIPPED,
-    GLOBAL_NORM,
-    LR,
-    NONFINITE,
-    POST_NORM,
-    SKIPPED,
-    THRESHOLD,
-    Layout,
-)
+from .layout import Layout
 from .ring import Ring
+from .wire import MISSING
 
 _SAMPLES: Final = 1024
 """Hand-off times that percentiles are taken of: those of the newest steps."""
+_NOTHING: Final = float(MISSING)
+"""MISSING as a Python float; its bits survive the way back to float32."""
+_LARGEST: Final = float(np.finfo(np.float32).max)
 
 
 class Recorder:
@@ -39,7 +32,8 @@ class Recorder:
         self._ring = ring
         self._every = every
         self._first = layout.first_norm
-        self._count = len(layout.watched)
+        self._counts_elements = layout.counts_elements
+        self._parameters = len(layout.watched)
         self._taken = np.zeros(_SAMPLES, np.int64)
         self._samples = 0
 
@@ -60,32 +54,25 @@ class Recorder:
         finite = math.isfinite(norm)
         if step % self._every and finite and not outcome.changed:
             return
-        row = self._ring.reserve(step)
+        row = self._ring.reserve(step, blank=places is not None)
         if row is None:
             return
-        values = outcome.norms.to("cpu", torch.float32).numpy()
-        with np.errstate(over="ignore"):  # float64 gradients can exceed float32: Inf, as shown
-            row[GLOBAL_NORM] = norm
-            row[CLIPPED] = outcome.changed
-            row[SKIPPED] = 0
-            row[NONFINITE] = 0 if finite else np.count_nonzero(~np.isfinite(values))
-            if outcome.post_norm is not None:
-                row[POST_NORM] = outcome.post_norm
-            if outcome.threshold is not None:
-                row[THRESHOLD] = outcome.threshold
-            if outcome.coefficient is not None:
-                row[CLIP_COEF] = outcome.coefficient
-            if outcome.share is not None:
-                row[CLIP_SHARE] = outcome.share
-            if lr is not None:
-                row[LR] = lr
+        norms = outcome.norms
+        if norms.dtype is not torch.float32 or norms.device.type != "cpu":
+            norms = norms.to("cpu", torch.float32)
+        values = norms.numpy()
+        first = self._first
+        row[:first] = self._scalars(
+            norm,
+            outcome,
+            0 if finite else int(np.count_nonzero(~np.isfinite(values))),
+            lr,
+        )
         if places is None:
-            row[self._first :] = values[: self._count]
+            row[first:] = values[: self._parameters]
         else:
-            norms = row[self._first :]
-            norms[[place for place in places if place < self._count]] = [
-                value for value, place in zip(values, places, strict=True) if place < self._count
-            ]
+            known = [i for i, place in enumerate(places) if place < self._parameters]
+            row[first:][[places[i] for i in known]] = values[known]
         self._ring.commit(step, time.time(), version)
         self._taken[self._samples % _SAMPLES] = time.perf_counter_ns() - started
         self._samples += 1
@@ -94,16 +81,11 @@ class Recorder:
         self, step: int, threshold: float | None, lr: float | None, version: int, *, skipped: bool
     ) -> None:
         """Writes a step that was skipped by a GradScaler, or that had no gradient at all."""
-        row = self._ring.reserve(step)
+        row = self._ring.reserve(step, blank=True)
         if row is None:
             return
-        row[CLIPPED] = 0
-        row[SKIPPED] = skipped
-        if threshold is not None:
-            with np.errstate(over="ignore"):
-                row[THRESHOLD] = threshold
-        if lr is not None:
-            row[LR] = lr
+        nothing = _NOTHING
+        row[:8] = (nothing, nothing, _single(threshold), nothing, 0, skipped, nothing, _single(lr))
         self._ring.commit(step, time.time(), version)
 
     def handoff(self) -> dict[str, float]:
@@ -111,3 +93,30 @@ class Recorder:
         taken = self._taken[: min(self._samples, _SAMPLES)]
         p50, p99 = np.percentile(taken, [50, 99]) / 1000 if taken.size else (0.0, 0.0)
         return {"handoff_p50_us": float(p50), "handoff_p99_us": float(p99)}
+
+    def _scalars(
+        self, norm: float, outcome: Outcome, nonfinite: int, lr: float | None
+    ) -> tuple[float, ...]:
+        """The scalar columns, in the order of ``layout.SCALARS``."""
+        scalars = (
+            _single(norm),
+            _single(outcome.post_norm),
+            _single(outcome.threshold),
+            _single(outcome.coefficient),
+            outcome.changed,
+            0,
+            nonfinite,
+            _single(lr),
+        )
+        return (*scalars, _single(outcome.share)) if self._counts_elements else scalars
+
+
+def _single(value: float | None) -> float:
+    """``value`` as a number that float32 has: MISSING for None, Inf for what is too large."""
+    if value is None:
+        return _NOTHING
+    return (
+        value
+        if -_LARGEST <= value <= _LARGEST or value != value
+        else math.copysign(math.inf, value)
+    )

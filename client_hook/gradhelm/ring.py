@@ -68,8 +68,7 @@ class Batch(NamedTuple):
 class Ring:
     """A matrix of ``capacity`` rows x ``columns`` in float32, with step, time and version of each.
 
-    The producer fills :attr:`row` (all MISSING at first) after :meth:`reserve` and ends with
-    :meth:`commit`.
+    The producer fills the row that :meth:`reserve` gives, and hands it over with :meth:`commit`.
     """
 
     def __init__(self, columns: int) -> None:
@@ -93,13 +92,17 @@ class Ring:
         """The share of the ring that waits for the sender, 0 to 1."""
         return len(self) / self.capacity
 
-    def reserve(self, step: int) -> FloatArray | None:
-        """The row to fill for ``step``, all MISSING; None (and a loss) when the ring is full."""
+    def reserve(self, step: int, *, blank: bool) -> FloatArray | None:
+        """The row to fill for ``step``; None (and a loss) when the ring is full.
+
+        ``blank`` makes it all MISSING first, for those who do not fill the whole row.
+        """
         if self._head - self._tail >= self.capacity:
             self.losses.refuse(step)
             return None
         self._slot = slot = self._head % self.capacity
-        self._bits[slot].fill(MISSING_BITS)
+        if blank:
+            self._bits[slot].fill(MISSING_BITS)
         row: FloatArray = self._rows[slot]
         return row
 

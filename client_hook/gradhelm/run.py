@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -77,6 +77,9 @@ class Run:
         self._link: Link | None = None
         self._stepper: Stepper | None = None
         self._closed = False
+        # Which parameters had gradients at the last clip, when not all of them had.
+        self._partial = False
+        self._places: list[int] = []
 
     def __repr__(self) -> str:
         return f"<Run {self.id} step {self._step} {self.url}>"
@@ -211,9 +214,13 @@ class Run:
 
     def _clip(self) -> Outcome | None:
         """Clips the gradients there are; None when there are none (or none could be observed)."""
-        grads = [p.grad for p in self._parameters if p.grad is not None]
+        parameters = self._parameters
+        grads = [grad for p in parameters if (grad := p.grad) is not None]
         if not grads:
             return None
+        self._partial = len(grads) < len(parameters)
+        if self._partial:
+            self._places = [i for i, p in enumerate(parameters) if p.grad is not None]
         with torch.no_grad():
             if isinstance(self._strategy, Observe) and self._strategy.threshold is None:
                 try:
@@ -239,15 +246,10 @@ class Run:
                 threshold = self._strategy.threshold
                 recorder.without_gradients(step, threshold, lr, version, skipped=skipped)
             else:
-                recorder.step(step, outcome, self._places(outcome), lr, version)
+                places = self._places if self._partial else None
+                recorder.step(step, outcome, places, lr, version)
         except Exception as error:
             self._notices.fault("recording", error)
-
-    def _places(self, outcome: Outcome) -> Sequence[int] | None:
-        """Which parameters the outcome's norms belong to; None for all of them."""
-        if len(outcome.norms) == len(self._parameters):
-            return None
-        return [place for place, p in enumerate(self._parameters) if p.grad is not None]
 
     def _adopt(self, watched: list[Watched]) -> None:
         """Clips parameters that the optimizer was given later, too; they have no column."""
