@@ -1,0 +1,177 @@
+"""Writes the parts of the documents that the code knows better: ``make docs``.
+
+Between ``<!-- name: … -->`` and ``<!-- /name -->`` stands what the code says. The tests compare,
+so that a document cannot fall behind; this is how it catches up.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "client_hook"), str(ROOT / "server")]
+
+from gradhelm import settings, wire  # noqa: E402
+from gradhelm_server import settings as server_settings  # noqa: E402
+
+GOLDEN = ROOT / "tests" / "wire" / "golden"
+
+
+def settings_table() -> str:
+    """Every environment variable, its default and its meaning."""
+    rows = {**settings.TABLE, **server_settings.VARIABLES}
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, (default, meaning) in rows.items():
+        shown = f"`{default}`" if re.fullmatch(r"\S+", default) and default != "none" else default
+        lines.append(f"| `{name}` | {shown or 'none'} | {meaning} |")
+    return "\n".join(lines)
+
+
+def close_codes() -> str:
+    """Why the server ends a trainer's socket, and what the trainer does then."""
+    lines = ["| code | name | why | the trainer |", "|---|---|---|---|"]
+    for code in wire.CloseCode:
+        then = "stops reporting" if code in wire.FINAL_CLOSES else "comes back"
+        lines.append(f"| {code:d} | `{code.name}` | {wire.CLOSE_REASONS[code]} | {then} |")
+    return "\n".join(lines)
+
+
+def limits() -> str:
+    """The limits of the wire, by the names that they have in it."""
+    lines = ["| limit | value | |", "|---|---|---|"]
+    for name in ("MESSAGE", "FRAME", "COLUMNS", "GROUP", "NAME", "CONFIG", "STEP"):
+        value = getattr(wire, f"MAX_{name}")
+        lines.append(f"| `MAX_{name}` | {value:,} | {LIMITS[name]} |")
+    return "\n".join(lines)
+
+
+LIMITS = {
+    "MESSAGE": "bytes of one WebSocket message",
+    "FRAME": "bytes of one frame's values",
+    "COLUMNS": "columns of a run",
+    "GROUP": "columns of a group",
+    "NAME": "characters of a name",
+    "CONFIG": "bytes of a run's configuration",
+    "STEP": "the largest step, 2^53 − 1",
+}
+
+
+def messages(union: object) -> str:
+    """One section a message: its docstring, its fields, its golden bytes."""
+    return "\n\n".join(section(kind) for kind in get_args(union))
+
+
+def parts() -> str:
+    """The structs that messages are made of."""
+    return "\n\n".join(section(kind) for kind in (wire.Column, wire.Rule, wire.Limit, wire.Limits))
+
+
+def section(kind: type[msgspec.Struct]) -> str:
+    tag = kind.__struct_config__.tag
+    text = inspect.cleandoc(kind.__doc__ or "").replace("``", "`")
+    lines = [f"### {kind.__name__}", "", text, "", "| field | type | default |", "|---|---|---|"]
+    if tag is not None:
+        lines.append(f'| `type` | `"{tag}"` | |')
+    annotations = inspect.get_annotations(kind)
+    for field in msgspec.structs.fields(kind):
+        default = "" if field.default is msgspec.NODEFAULT else f"`{field.default!r}`"
+        if field.default_factory is not msgspec.NODEFAULT:
+            default = f"`{field.default_factory()!r}`"
+        lines.append(f"| `{field.name}` | {_plain(annotations[field.name])} | {default} |")
+    for path in golden_files(tag):
+        data = golden_bytes(path)
+        lines += ["", f"`{path.name}`, {len(data)} bytes:", "", "```", *_hexdump(data), "```"]
+    return "\n".join(lines)
+
+
+def golden_files(tag: object) -> Iterator[Path]:
+    """The golden files of one kind of message: ``tag.…`` or ``tag-….…``."""
+    for path in sorted(GOLDEN.iterdir()) if GOLDEN.is_dir() else ():
+        if isinstance(tag, str) and re.split(r"[.-]", path.name)[0] == tag:
+            yield path
+
+
+def golden_bytes(path: Path) -> bytes:
+    if path.suffix == ".hex":
+        return bytes.fromhex(re.sub(r"#.*", "", path.read_text(encoding="utf-8")))
+    return path.read_bytes()
+
+
+def _hexdump(data: bytes) -> Iterator[str]:
+    for at in range(0, len(data), 16):
+        row = data[at : at + 16]
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
+        yield f"{at:04x}  {row.hex(' '):<47}  {text}"
+
+
+_WORDS = {
+    "Seq": "integer from 1",
+    "Step": "integer from 0",
+    "Count": "integer from 0",
+    "Name": "text, 1 to 200 characters",
+    "Text": "text, at most 1,000 characters",
+    "RunId": "text: a UUIDv7",
+    "SegmentId": "text: 16 hexadecimal digits",
+    "bytes": "bytes",
+    "bool": "true or false",
+    "float": "number",
+    "int": "integer",
+    "str": "text",
+    "Limits": "[Limits](#limits)",
+}
+
+
+def _plain(annotation: str) -> str:
+    """A type as a reader of another language wants it."""
+    if annotation.endswith("| None"):
+        return f"{_plain(annotation.removesuffix('| None').strip())}, or nil"
+    if match := re.fullmatch(r"Annotated\[(.*?), Meta\((.*)\)\]", annotation):
+        checks = match[2].replace("^", "").replace("$", "")
+        return f"{_plain(match[1])} (`{checks}`)".replace("|", "\\|")
+    if match := re.fullmatch(r"tuple\[(.*), \.\.\.\]", annotation):
+        return f"array of {_plain(match[1])}"
+    if match := re.fullmatch(r"dict\[(.*?), (.*)\]", annotation):
+        return f"map of {_plain(match[1])} to {_plain(match[2])}"
+    if annotation in ("Column", "Rule", "Limit"):
+        return f"[{annotation}](#{annotation.lower()})"
+    return _WORDS[annotation]
+
+
+DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"settings": settings_table},
+    "docs/protocol.md": {
+        "limits": limits,
+        "parts": parts,
+        "to-server": lambda: messages(wire.ToServer),
+        "to-trainer": lambda: messages(wire.ToTrainer),
+        "close-codes": close_codes,
+    },
+}
+
+
+def renewed(text: str, blocks: dict[str, Callable[[], str]]) -> str:
+    """``text`` with each block as the code has it now. Raises ValueError for a missing one."""
+    for name, write in blocks.items():
+        pattern = re.compile(rf"(<!-- {name}\b[^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        body = write()
+        text, found = pattern.subn(lambda m, body=body: f"{m[1]}{body}\n{m[2]}", text)
+        if found != 1:
+            raise ValueError(f"{found} blocks called {name}; expected one")
+    return text
+
+
+def main() -> None:
+    for name, blocks in DOCUMENTS.items():
+        path = ROOT / name
+        path.write_text(renewed(path.read_text(encoding="utf-8"), blocks), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
