@@ -11,7 +11,7 @@ const RAIL = 6;
 
 /** Left and right of the plot, the same for the chart and the layer map under it. */
 export function gutters(width) {
-  return width < 560 ? { left: 38, right: 46, narrow: true } : { left: 104, right: 62, narrow: false };
+  return width < 560 ? { left: 38, right: 46, narrow: true } : { left: 116, right: 62, narrow: false };
 }
 
 export class Chart {

@@ -84,7 +84,7 @@ export class Events {
     const ratio = event.peak_norm && event.threshold && event.kind !== "threshold" ? event.peak_norm / event.threshold : null;
     const bar = make("div", { class: kind.tone });
     // From 1 to 100 times the threshold, logarithmically.
-    bar.style.width = ratio ? `${Math.min(100, Math.max(4, Math.log10(Math.max(1, ratio)) * 50))}%` : "0";
+    bar.style.width = ratio > 1 ? `${Math.min(100, Math.max(4, Math.log10(Math.max(1, ratio)) * 50))}%` : "0";
     const go = () => this.jump(event.first_step, event.last_step);
     const cell = (name, ...content) => make("span", { role: "cell", class: name }, ...content);
     return make("div", { class: "event", role: "row", onclick: go },

@@ -124,7 +124,7 @@ export function paint({ levels, width, indexes, binOf, bins, order, lines, media
       const from = Math.floor((line * rows) / lines);
       const to = Math.max(from + 1, Math.floor(((line + 1) * rows) / lines));
       let best = HOLE;
-      let strength = -1;
+      let strength = -Infinity;
       for (let i = from; i < to; i++) {
         if (bad[i]) {
           best = NONFINITE;

@@ -21,6 +21,7 @@ export class Heatmap {
   #medianAge = 0;
   #tables = new Map();
   #view = null;
+  #pointer = null;
   cost = 0;
 
   /** `on`: {cursor(step | null), pick(row)}. */
@@ -67,6 +68,8 @@ export class Heatmap {
     const key = this.#paint(ctx, view, theme, plotWidth, plotHeight, side.left);
     this.#labels(ctx, view, theme, side, plotHeight);
     this.#axis(ctx, view, theme, side.left, plotWidth, plotHeight);
+    // The picture moved on under a pointer that rests.
+    if (this.#pointer && !this.#tip.hidden) this.#hover(this.#pointer);
     this.cost = performance.now() - started;
     return key;
   }
@@ -162,6 +165,10 @@ export class Heatmap {
     let lastLabel = -Infinity;
     ctx.font = `${side.narrow ? 10 : 11}px ${theme.font}`;
     ctx.textBaseline = "middle";
+    if (rows <= plotHeight / 14) {
+      view.order.forEach((row, i) => this.#label(ctx, view.names[row] ?? "", side, ((i + 0.5) / rows) * plotHeight, theme));
+      return;
+    }
     for (const group of view.groups) {
       const top = (at / rows) * plotHeight;
       const height = (group.rows.length / rows) * plotHeight;
@@ -172,16 +179,20 @@ export class Heatmap {
       }
       if (group.label && middle - lastLabel >= 13 && (height >= 7 || view.groups.length < 30)) {
         lastLabel = middle;
-        if (side.narrow) {
-          if (height >= 12) this.#pill(ctx, group.label, side.left + 4, middle, theme);
-        } else {
-          ctx.fillStyle = theme.faint;
-          ctx.textAlign = "right";
-          ctx.fillText(fit(ctx, group.label, side.left - 12), side.left - 8, middle);
-        }
+        if (!side.narrow || height >= 12) this.#label(ctx, group.label, side, middle, theme);
       }
       at += group.rows.length;
     }
+  }
+
+  #label(ctx, label, side, middle, theme) {
+    if (side.narrow) {
+      this.#pill(ctx, label, side.left + 4, middle, theme);
+      return;
+    }
+    ctx.fillStyle = theme.faint;
+    ctx.textAlign = "right";
+    ctx.fillText(fit(ctx, label, side.left - 10), side.left - 8, middle);
   }
 
   /** On a narrow screen the gutter is too dear: the label lies on the map. */
@@ -261,6 +272,7 @@ export class Heatmap {
   }
 
   #hover(event) {
+    this.#pointer = event;
     const cell = this.#cell(event);
     if (!cell) {
       this.#tip.hidden = true;

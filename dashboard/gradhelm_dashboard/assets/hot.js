@@ -24,7 +24,7 @@ export function renderHot(matrix, names, drawn, toggle) {
   while (list.children.length < hottest.length) {
     const fill = make("div", { class: "accent" });
     const button = make("button", { type: "button", class: "hot" },
-      make("span", { class: "mono name" }), make("span", { class: "bar" }, fill), make("span", { class: "num share" }));
+      make("span", { class: "mono name" }, make("bdi")), make("span", { class: "bar" }, fill), make("span", { class: "num share" }));
     button.addEventListener("click", () => toggle(Number(button.dataset.row)));
     list.append(button);
   }
@@ -35,7 +35,7 @@ export function renderHot(matrix, names, drawn, toggle) {
     attribute(button, "data-row", String(index));
     attribute(button, "aria-pressed", String(drawn.has(index)));
     attribute(button, "title", names[index] ?? "");
-    say(button.children[0], names[index] ?? "");
+    say(button.children[0].firstChild, names[index] ?? "");
     button.children[1].firstChild.style.width = `${(100 * share) / largest}%`;
     say(button.children[2], numbers.percent(share));
   });

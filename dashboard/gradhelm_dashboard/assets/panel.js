@@ -12,6 +12,7 @@ export class Panel {
   control = null;
   run = null;
   proposed = null;
+  busy = false;
   #sent = null;
   #slider = 0;
   #message = null;

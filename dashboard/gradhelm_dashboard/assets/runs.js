@@ -47,7 +47,7 @@ async function poll() {
     let cursor = null;
     let counts = {};
     do {
-      const page = await getRuns({ limit: 100, sparkline: 60, cursor });
+      const page = await getRuns({ limit: 100, sparkline: true, cursor });
       all.push(...page.runs);
       counts = page.counts ?? counts;
       cursor = page.next_cursor;

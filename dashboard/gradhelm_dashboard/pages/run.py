@@ -303,7 +303,7 @@ def _threshold() -> Component:
 def _hottest() -> Component:
     return card(
         html.Div(
-            [html.H2("Hottest layers"), html.Span("share of norm²", className="faint")],
+            [html.H2("Hottest layers"), html.Span("share of norm²", className="faint small")],
             className="card-head",
         ),
         html.Div(id="hot-list"),
