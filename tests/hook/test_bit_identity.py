@@ -14,7 +14,7 @@ from gradhelm import demo
 from gradhelm.clip import GlobalNorm, Value
 from models import losses, small, weights
 
-STEPS = 120
+STEPS = 80
 
 
 def optimizer_of(kind: str, model):
