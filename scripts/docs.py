@@ -94,8 +94,12 @@ def section(kind: type[msgspec.Struct]) -> str:
 def golden_files(tag: object) -> Iterator[Path]:
     """The golden files of one kind of message: ``tag.…`` or ``tag-….…``."""
     for path in sorted(GOLDEN.iterdir()) if GOLDEN.is_dir() else ():
-        if isinstance(tag, str) and re.split(r"[.-]", path.name)[0] == tag:
+        if tag_of(path) == tag:
             yield path
+
+
+def tag_of(path: Path) -> str:
+    return re.split(r"[.-]", path.name)[0]
 
 
 def golden_bytes(path: Path) -> bytes:
