@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, insert, select
 
 from gradhelm import wire
 
@@ -40,9 +40,9 @@ class Request:
     key: str | None = None
 
 
-def limits_of(row: Row[Any]) -> wire.Limits:
-    """The trainer's limits out of a row of ``runs``."""
-    return _limits.decode(row.limits)
+def read_limits(text: str) -> wire.Limits:
+    """The trainer's limits as the table ``runs`` keeps them."""
+    return _limits.decode(text)
 
 
 def shown_limits(limits: wire.Limits) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def document(connection: Connection, run: str) -> dict[str, Any]:
         )
     ).one()
     change = desired(connection, run)
-    limits = limits_of(row)
+    limits = read_limits(row.limits)
     events = control_events
     latest = connection.execute(
         select(events)
@@ -155,7 +155,7 @@ def put(connection: Connection, run: str, request: Request, now: float) -> int:
         )
     before = _values(current.rules, request.match)
     after = before | request.values
-    _check(limits_of(row), before, request)
+    _check(read_limits(row.limits), before, request)
     rules = (
         *(rule for rule in current.rules if rule.match != request.match),
         wire.Rule(after, request.match),

@@ -228,28 +228,19 @@ class Reader:
 
 
 def _series(found: list[tuple[Piece, int]], stride: int) -> Series:
-    def plane(name: str) -> npt.NDArray[np.generic]:
-        return np.concatenate([getattr(piece, name)[:, at] for piece, at in found])
-
-    if not found:
-        piece = Piece.empty(1)
-    else:
-        names = ("low", "high", "total", "count", "nonfinite")
-        ids = np.concatenate([piece.ids for piece, _ in found])
-        planes = [plane(name) for name in names]
-        there = (planes[3] + planes[4]) > 0  # type: ignore[operator]
-        order = np.argsort(ids[there], kind="stable")
-        piece = Piece(ids[there][order], *(p[there][order, None] for p in planes))  # type: ignore[arg-type]
-        piece = piece.coarsen(1)
-    mean = piece.mean()[:, 0]
-    # An infinite or NaN value has no place in minima and maxima; with stride 1 it is told by the
-    # non-finite count alone.
+    """One column out of the pieces that hold it, each at a position of its own."""
+    piece = Piece.empty(1)
+    if found:
+        piece = Piece.joined([piece.column(at) for piece, at in found])
+        piece = piece.rows(np.flatnonzero((piece.count + piece.nonfinite)[:, 0] > 0))
+        piece = piece.rows(np.argsort(piece.ids, kind="stable")).coarsen(1)
+    # A NaN or infinite value has no place in minima and maxima; the non-finite count tells it.
     empty = piece.count[:, 0] == 0
     nan = np.float32(np.nan)
     return Series(
         piece.ids * stride,
         np.where(empty, nan, piece.low[:, 0]),
-        mean,
+        piece.mean()[:, 0],
         np.where(empty, nan, piece.high[:, 0]),
         piece.nonfinite[:, 0],
     )

@@ -189,7 +189,7 @@ class Recorder:
                 ],
             )
         group.last_step = int(steps[-1])
-        events = ()
+        events: tuple[dict[str, Any], ...] = ()
         if frame.group == 0:
             events = self._observe(connection, group, steps, times, values, now)
         self._advance(connection, frame.seq, int(steps[0]), int(steps[-1]))

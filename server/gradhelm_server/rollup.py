@@ -54,7 +54,7 @@ class Piece:
 
     @classmethod
     def joined(cls, pieces: list[Piece]) -> Piece:
-        """The pieces one after another; ``ids`` must not decrease from one to the next."""
+        """The pieces one after another; to be coarsened, their ``ids`` must not decrease."""
         if len(pieces) == 1:
             return pieces[0]
         return cls(*(np.concatenate([getattr(p, n) for p in pieces]) for n in cls.__slots__))
@@ -75,12 +75,18 @@ class Piece:
             np.minimum.reduceat(self.low, starts),
             np.maximum.reduceat(self.high, starts),
             np.add.reduceat(self.total, starts),
-            np.add.reduceat(self.count, starts),
-            np.add.reduceat(self.nonfinite, starts),
+            np.add.reduceat(self.count, starts, dtype=np.uint32),
+            np.add.reduceat(self.nonfinite, starts, dtype=np.uint32),
         )
 
-    def rows(self, part: slice) -> Piece:
+    def rows(self, part: slice | npt.NDArray[np.intp]) -> Piece:
+        """Some of the buckets."""
         return Piece(*(getattr(self, name)[part] for name in self.__slots__))
+
+    def column(self, at: int) -> Piece:
+        """One of the columns, as a piece that is one column wide."""
+        planes = (getattr(self, name)[:, at, None] for name in self.__slots__[1:])
+        return Piece(self.ids, *planes)
 
     def mean(self) -> wire.FloatArray:
         """float32 [bucket, column]; NaN where no value was finite."""

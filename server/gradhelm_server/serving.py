@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import socket
@@ -92,6 +93,7 @@ def run(
                 timeout_graceful_shutdown=2,
             )
         )
+        logging.getLogger("uvicorn.error").addFilter(_is_no_error)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{shown}:{settings.port}"
         link = f"{address}/login#{service.state.codes.mint(time.time())}"
@@ -113,6 +115,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self.when_ready()
+
+
+def _is_no_error(record: logging.LogRecord) -> bool:
+    """uvicorn takes a refused WebSocket (an HTTP answer instead of the upgrade) for a mistake."""
+    return "without completing handshake" not in record.getMessage()
 
 
 def _listen(settings: ServerSettings) -> socket.socket:

@@ -13,4 +13,5 @@ def coefficients(norms: wire.FloatArray, max_norm: float) -> wire.FloatArray:
     ``float / tensor`` is in torch the float32 reciprocal times the number, so it is here.
     """
     inverse = np.float32(1.0) / (norms + np.float32(1e-6))
-    return np.minimum(inverse * np.float32(max_norm), np.float32(1.0))
+    clamped: wire.FloatArray = np.minimum(inverse * np.float32(max_norm), np.float32(1.0))
+    return clamped

@@ -47,7 +47,7 @@ async def put_control(
     """
     body = await read_json(request)
     row = await state.store.read(lambda connection: runs.find(connection, run))
-    limits = control.limits_of(row)
+    limits = control.read_limits(row.limits)
     change = control.Request(
         values=_values(body, limits),
         match=_text(body, "match", wire.MAX_NAME) or None,
