@@ -21,11 +21,17 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HERE = Path(__file__).resolve().parent
 VENDOR = HERE / "gradhelm_dashboard" / "assets" / "vendor"
-ICONS = """
-    activity arrow-right check chevron-right circle-check circle-stop circle-x clock copy cpu
-    crosshair flag flame info link lock moon octagon-x pause play plug radio rotate-ccw scissors
-    search sliders-horizontal sun triangle-alert unplug x zap
-""".split()
+# fmt: off
+ICONS = [
+    "activity", "arrow-right", "check", "chevron-right", "circle-check",
+    "circle-stop", "circle-x", "clock", "copy", "cpu",
+    "crosshair", "flag", "flame", "info", "link",
+    "lock", "moon", "octagon-x", "pause", "play",
+    "plug", "radio", "rotate-ccw", "scissors", "search",
+    "sliders-horizontal", "sun", "triangle-alert", "unplug", "x",
+    "zap",
+]
+# fmt: on
 FONT_SUBSETS = ("latin", "latin-ext", "greek", "cyrillic")
 
 

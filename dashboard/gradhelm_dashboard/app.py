@@ -5,6 +5,8 @@ The live data never passes through a Dash callback: the browser reads ``/api/v1`
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from dash import ClientsideFunction, Dash, Input, Output
 from dash.development.base_component import Component
 from fastapi import FastAPI
@@ -44,9 +46,9 @@ def build_ui(api: FastAPI, *, version: str) -> Dash:
     # Before Dash mounts its own: browsers must ask again, or an upgrade mixes old and new modules.
     api.mount("/assets", CheckedFiles(directory=ASSETS), name="assets")
 
-    app = Dash(
+    app: Any = Dash(
         __name__,
-        server=api,
+        server=cast(Any, api),
         title="gradhelm",
         update_title="",
         index_string=INDEX,
@@ -55,14 +57,13 @@ def build_ui(api: FastAPI, *, version: str) -> Dash:
     )
     app.layout = layout(version)
 
-    @app.callback(Output("page", "children"), Input("url", "pathname"))
     async def show(pathname: str | None) -> Component:
         return page_for(pathname or "/")
 
+    app.callback(Output("page", "children"), Input("url", "pathname"))(show)
+
     for control in CONTROLS:
-        app.clientside_callback(
-            ClientsideFunction("gradhelm", "changed"), Input(control, "value")
-        )
+        app.clientside_callback(ClientsideFunction("gradhelm", "changed"), Input(control, "value"))
     # Lazily done otherwise, and a first visit to a deep link would come without callbacks.
     app._setup_server()
-    return app
+    return cast(Dash, app)

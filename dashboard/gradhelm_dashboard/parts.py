@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dash import html
 from dash.development.base_component import Component
 
 Content = str | Component | list[str | Component]
 
 
-def icon(name: str, **kwargs: str) -> Component:
+def aria(**names: str) -> dict[str, Any]:
+    """``**aria(label="x")`` where a component takes ``aria-label``."""
+    return {f"aria-{name}": value for name, value in names.items()}
+
+
+def data(**names: str) -> dict[str, Any]:
+    """``**data(run="x")`` where a component takes ``data-run``."""
+    return {f"data-{name}": value for name, value in names.items()}
+
+
+def icon(name: str) -> Component:
     """A lucide icon in the colour of the text around it; decoration, so hidden from readers."""
-    return html.Span(className=f"icon icon-{name}", **{"aria-hidden": "true"}, **kwargs)
+    return html.Span(className=f"icon icon-{name}", **aria(hidden="true"))
 
 
 def card(*children: Component, id: str, label: str, className: str = "") -> Component:
     """A panel that screen readers can jump to."""
     return html.Section(
-        list(children), id=id, className=f"card {className}".strip(), **{"aria-label": label}
+        list(children), id=id, className=f"card {className}".strip(), **aria(label=label)
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-import dash_mantine_components as dmc
+import dash_mantine_components as dmc  # type: ignore[import-untyped]
 from dash import dcc, html
 from dash.development.base_component import Component
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
 
-from .parts import icon
+from .parts import aria, data, icon
 
 ASSETS: Final = Path(__file__).parent / "assets"
 
@@ -59,14 +59,14 @@ class CheckedFiles(StaticFiles):
 
 def layout(version: str) -> Component:
     """The shell; ``page`` is filled by the address."""
-    return dmc.MantineProvider(
+    shell: Component = dmc.MantineProvider(
         [
             dcc.Location(id="url", refresh=False),
             html.A("Skip to the page", href="#page", className="skip"),
             _header(version),
             _assets_warning(),
             html.Main(id="page", tabIndex="-1", children=html.Div(className="loading-page")),
-            html.Div(id="toasts", role="status", **{"aria-live": "polite"}),
+            html.Div(id="toasts", role="status", **aria(live="polite")),
         ],
         defaultColorScheme="auto",
         theme={
@@ -80,18 +80,19 @@ def layout(version: str) -> Component:
             "respectReducedMotion": True,
         },
     )
+    return shell
 
 
 def _header(version: str) -> Component:
     return html.Header(
         [
             html.A(
-                [html.Span(className="logo", **{"aria-hidden": "true"}), "gradhelm"],
+                [html.Span(className="logo", **aria(hidden="true")), "gradhelm"],
                 href="/",
                 className="brand",
                 title=f"gradhelm {version}",
             ),
-            html.Nav(html.A("Runs", href="/", id="nav-runs"), **{"aria-label": "Main"}),
+            html.Nav(html.A("Runs", href="/", id="nav-runs"), **aria(label="Main")),
             html.Div(
                 [
                     html.Span(className="dot"),
@@ -99,7 +100,7 @@ def _header(version: str) -> Component:
                 ],
                 id="connection-state",
                 role="status",
-                **{"data-state": "connecting"},
+                **data(state="connecting"),
             ),
             dmc.ColorSchemeToggle(
                 id="theme-toggle",
@@ -108,11 +109,11 @@ def _header(version: str) -> Component:
                 variant="subtle",
                 color="gray",
                 size=34,
-                **{"aria-label": "Dark or light"},
+                **aria(label="Dark or light"),
             ),
             html.Details(
                 [
-                    html.Summary("··", id="user-initials", **{"aria-label": "Account"}),
+                    html.Summary("··", id="user-initials", **aria(label="Account")),
                     html.Div(
                         [
                             html.Div("", id="user-name"),

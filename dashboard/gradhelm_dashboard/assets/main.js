@@ -19,10 +19,16 @@ async function account() {
 }
 
 function started() {
-  if ($("run-page")) startRun($("run-page").dataset.run);
-  else if ($("runs-page")) startRuns();
-  else if ($("missing-page")) connection("idle", "Connected");
-  else return false;
+  if ($("run-page")) {
+    startRun($("run-page").dataset.run);
+  } else if ($("runs-page")) {
+    startRuns();
+  } else if ($("missing-page")) {
+    document.title = "Nothing here · gradhelm";
+    connection("idle", "Connected");
+  } else {
+    return false;
+  }
   $("sign-out")?.addEventListener("click", signOut);
   account();
   return true;

@@ -100,7 +100,7 @@ export function logTicks(low, high, most = 8) {
     const kept = ticks.filter(within);
     if (kept.length <= most) return kept.length >= 2 || decades > 1 ? kept : linearTicks(low, high, 4);
   }
-  const every = Math.ceil(decades / most);
+  const every = Math.ceil((decades + 1) / most);
   const ticks = [];
   for (let e = first; e <= last; e++) if (e % every === 0) ticks.push(Number(`1e${e}`));
   return ticks.filter(within);

@@ -417,6 +417,7 @@ class RunPage {
     this.figures();
     this.panel.whatIf();
     if (this.stream.matrix.length) renderHot(this.stream.matrix, this.stream.names, this.drawn, (row) => this.toggle(row));
+    show("hot-card", this.stream.matrix.length > 0);
     this.picker.refresh();
   }
 
@@ -499,10 +500,10 @@ class RunPage {
       text = `No signal since ${when}. The trainer may hang, or its connection be lost; a change of the threshold waits for it.`;
     } else if (run.status === "failed") {
       [tone, symbol] = ["bad", "octagon-x"];
-      text = `${run.status_reason ? `Failed: ${run.status_reason}` : "Failed."} Last heard at ${when}.`;
+      text = `${ended("Failed", run.status_reason)} Last heard at ${when}.`;
     } else if (run.status === "stopped") {
       [tone, symbol] = ["info", "circle-stop"];
-      text = `${run.status_reason ? `Stopped: ${run.status_reason}` : "Stopped."} Last heard at ${when}.`;
+      text = `${ended("Stopped", run.status_reason)} Last heard at ${when}.`;
     } else if (run.status === "finished") {
       [tone, symbol] = ["info", "circle-check"];
       text = `Finished ${when}.`;
@@ -550,6 +551,11 @@ class RunPage {
     list.dataset.key = key;
     list.replaceChildren(...rows.flatMap(([title, value]) => [make("dt", {}, title), make("dd", { class: "num" }, value)]));
   }
+}
+
+function ended(word, reason) {
+  const text = reason ? `${word}: ${reason}` : word;
+  return /[.!?]$/.test(text) ? text : `${text}.`;
 }
 
 function nearest(steps, step) {

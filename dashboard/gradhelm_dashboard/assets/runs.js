@@ -124,6 +124,11 @@ function columns(api) {
   target.setColumnsVisible(["last_step", "sparkline"], width >= 900);
   target.setColumnsVisible(["steps", "last_heard_at", "threshold"], width >= 1180);
   target.setColumnsVisible(["clip_fraction"], width >= 560);
+  const narrow = width < 560;
+  target.setColumnWidths([
+    { key: "status", newWidth: narrow ? 108 : 124 },
+    { key: "global_norm", newWidth: narrow ? 76 : 96 },
+  ]);
 }
 
 function matches(run) {

@@ -3,12 +3,12 @@
 const EPSILON = Math.fround(1e-6);
 
 /**
- * torch's rule, in its precision: a step is clipped iff float32(max_norm / (norm + 1e-6)) < 1.
- * An infinite norm is clipped (to nothing); with NaN there is no coefficient below 1.
+ * torch's rule, in its precision: a step is clipped iff max_norm / (norm + 1e-6) < 1 in float32,
+ * where a number divided by a tensor is the tensor's reciprocal times the number. An infinite norm is clipped (to nothing); with NaN there is no coefficient below 1.
  */
 export function isClipped(maxNorm, globalNorm) {
-  const below = Math.fround(Math.fround(globalNorm) + EPSILON);
-  return Math.fround(Math.fround(maxNorm) / below) < 1;
+  const inverse = Math.fround(1 / Math.fround(Math.fround(globalNorm) + EPSILON));
+  return Math.fround(inverse * Math.fround(maxNorm)) < 1;
 }
 
 /** How many of `norms` would have been clipped at `maxNorm`. */

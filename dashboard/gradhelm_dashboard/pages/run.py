@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dash_mantine_components as dmc
+import dash_mantine_components as dmc  # type: ignore[import-untyped]
 from dash import html
 from dash.development.base_component import Component
 
-from ..parts import card, figure, icon
+from ..parts import aria, card, data, figure, icon
 
 EVENT_KINDS = (
     ("clip_burst", "Clip bursts", "scissors"),
@@ -40,7 +40,7 @@ def page(run: str) -> Component:
         ],
         id="run-page",
         className="wrap loading",
-        **{"data-run": run},
+        **data(run=run),
     )
 
 
@@ -53,10 +53,10 @@ def _title() -> Component:
                         [
                             html.A("Runs", href="/"),
                             icon("chevron-right"),
-                            html.Span("", id="run-crumb", **{"aria-current": "page"}),
+                            html.Span("", id="run-crumb", **aria(current="page")),
                         ],
                         className="crumbs",
-                        **{"aria-label": "Breadcrumb"},
+                        **aria(label="Breadcrumb"),
                     ),
                     html.Div(
                         [
@@ -73,7 +73,7 @@ def _title() -> Component:
                 id="pause-view",
                 type="button",
                 className="button",
-                **{"aria-pressed": "false"},
+                **aria(pressed="false"),
             ),
         ],
         className="title-line",
@@ -91,7 +91,7 @@ def _strip() -> Component:
             figure("fig-rate", "Throughput"),
         ],
         className="strip six",
-        **{"aria-label": "Figures"},
+        **aria(label="Figures"),
     )
 
 
@@ -119,7 +119,7 @@ def _charts() -> Component:
                                 {"value": "all", "label": "All"},
                             ],
                             size="xs",
-                            **{"aria-label": "Steps shown"},
+                            **aria(label="Steps shown"),
                         ),
                         dmc.SegmentedControl(
                             id="scale-choice",
@@ -129,7 +129,7 @@ def _charts() -> Component:
                                 {"value": "linear", "label": "Linear"},
                             ],
                             size="xs",
-                            **{"aria-label": "Scale of the norm axis"},
+                            **aria(label="Scale of the norm axis"),
                         ),
                     ],
                     className="choices",
@@ -141,7 +141,7 @@ def _charts() -> Component:
         html.Div(
             id="live-chart",
             role="img",
-            **{"aria-label": "Global gradient norm, layer norms and clip threshold by step"},
+            **aria(label="Global gradient norm, layer norms and clip threshold by step"),
         ),
         html.Div(
             [
@@ -154,7 +154,7 @@ def _charts() -> Component:
                         html.Span("", id="heat-high", className="mono"),
                     ],
                     className="heat-scale",
-                    **{"aria-hidden": "true"},
+                    **aria(hidden="true"),
                 ),
                 dmc.SegmentedControl(
                     id="heat-choice",
@@ -164,7 +164,7 @@ def _charts() -> Component:
                         {"value": "relative", "label": "vs. own median"},
                     ],
                     size="xs",
-                    **{"aria-label": "Colours of the layer map"},
+                    **aria(label="Colours of the layer map"),
                 ),
             ],
             className="card-head heat-head",
@@ -172,7 +172,7 @@ def _charts() -> Component:
         html.Div(
             id="layer-heatmap",
             role="img",
-            **{"aria-label": "Gradient norm of every layer by step"},
+            **aria(label="Gradient norm of every layer by step"),
         ),
         html.Div(id="view-note", className="view-note", hidden=True, role="status"),
         id="charts-card",
@@ -192,13 +192,14 @@ def _events() -> Component:
                             type="button",
                             className="filter-chip",
                             hidden=True,
-                            **{"data-kind": kind, "aria-pressed": "true"},
+                            **data(kind=kind),
+                            **aria(pressed="true"),
                         )
                         for kind, label, _ in EVENT_KINDS
                     ],
                     id="event-filters",
                     role="group",
-                    **{"aria-label": "Kinds of events shown"},
+                    **aria(label="Kinds of events shown"),
                 ),
             ],
             className="card-head",
@@ -268,7 +269,7 @@ def _threshold() -> Component:
                     ],
                     id="whatif",
                     className="whatif",
-                    **{"aria-live": "polite"},
+                    **aria(live="polite"),
                 ),
                 dmc.TextInput(
                     id="threshold-reason",

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import dash_ag_grid as dag
-import dash_mantine_components as dmc
+import dash_ag_grid as dag  # type: ignore[import-untyped]
+import dash_mantine_components as dmc  # type: ignore[import-untyped]
 from dash import html
 from dash.development.base_component import Component
 
-from ..parts import card, figure, icon
+from ..parts import aria, card, figure, icon
 
 ATTACH = """import gradhelm
 
 run = gradhelm.attach(model, optimizer, max_norm=1.0)"""
 
-_PLAIN: dict[str, Any] = {"sortable": True, "cellDataType": False, "resizable": False, "suppressMovable": True}
+_PLAIN: dict[str, Any] = {
+    "sortable": True,
+    "cellDataType": False,
+    "resizable": False,
+    "suppressMovable": True,
+}
 
 
 def _column(title: str, field: str, **more: Any) -> dict[str, Any]:
@@ -24,7 +29,7 @@ def _column(title: str, field: str, **more: Any) -> dict[str, Any]:
 
 COLUMNS = [
     _column("Status", "status", cellRenderer="GradhelmStatus", width=124),
-    _column("Run", "name", cellRenderer="GradhelmRun", flex=3, minWidth=170),
+    _column("Run", "name", cellRenderer="GradhelmRun", flex=3, minWidth=130),
     _column("Progress", "last_step", cellRenderer="GradhelmProgress", flex=1.6, minWidth=160),
     _column(
         "Global norm, last 500",
@@ -62,7 +67,7 @@ def page() -> Component:
                     figure("sum-ingest", "Ingest", symbol="activity"),
                 ],
                 className="strip four",
-                **{"aria-label": "All runs together"},
+                **aria(label="All runs together"),
             ),
             html.Div(id="runs-notice", role="status"),
             card(
@@ -74,13 +79,13 @@ def page() -> Component:
                             leftSection=icon("search"),
                             debounce=False,
                             className="search",
-                            **{"aria-label": "Filter runs by name, project or tag"},
+                            **aria(label="Filter runs by name, project or tag"),
                         ),
                         dmc.SegmentedControl(
                             id="runs-status",
                             value="all",
                             data=[{"value": "all", "label": "All"}],
-                            **{"aria-label": "Filter runs by status"},
+                            **aria(label="Filter runs by status"),
                         ),
                     ],
                     className="toolbar",

@@ -1,0 +1,148 @@
+"""The page on the server's application: what answers where, before any browser is involved."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from support import eventually, free_port
+
+import gradhelm_dashboard
+from gradhelm_dashboard.app import CONTROLS, build_ui
+from gradhelm_dashboard.pages import page_for
+
+ASSETS = Path(gradhelm_dashboard.__file__).parent / "assets"
+RUN = "01990000-0000-7000-8000-000000000001"
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    api = FastAPI()
+
+    async def hello() -> dict[str, str]:
+        return {"hello": "there"}
+
+    api.add_api_route("/api/v1/hello", hello)
+    build_ui(api, version="1.2.3")
+    port = free_port()
+    server = uvicorn.Server(
+        uvicorn.Config(api, port=port, ws="websockets-sansio", log_level="error")
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        eventually(lambda: server.started)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as found:
+            yield found
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def ids(component: Any) -> set[str]:
+    found = {c.id for c in component._traverse() if getattr(c, "id", None)}
+    return found | ({component.id} if getattr(component, "id", None) else set())
+
+
+def test_the_servers_own_routes_come_first_and_unknown_ones_are_not_pages(
+    client: httpx.Client,
+) -> None:
+    assert client.get("/api/v1/hello").json() == {"hello": "there"}
+    missing = client.get("/api/v1/nonsense")
+    assert missing.status_code == 404
+    assert missing.json()["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize("path", ["/", f"/runs/{RUN}", "/nothing/here"])
+def test_every_address_is_answered_by_the_shell(client: httpx.Client, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert "<title>gradhelm</title>" in answer.text
+    assert '<script type="module" src="/assets/main.js">' in answer.text
+
+
+def test_a_deep_link_has_its_callbacks_at_the_first_request(client: httpx.Client) -> None:
+    dependencies = client.get("/_dash-dependencies").json()
+    inputs = {entry["inputs"][0]["id"] for entry in dependencies}
+    assert inputs == {"url", *CONTROLS}
+
+
+def test_the_document_takes_nothing_from_elsewhere(client: httpx.Client) -> None:
+    text = client.get("/").text
+    sources = re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
+    assert sources
+    assert all(source.startswith("/") and not source.startswith("//") for source in sources)
+    for file in ASSETS.glob("*.*s"):
+        assert "https://" not in file.read_text(), file.name
+    for source in sources:
+        assert client.get(source).status_code == 200, source
+
+
+def test_only_dashs_own_scripts_are_inline(client: httpx.Client) -> None:
+    scripts = re.findall(r"<script(?![^>]*\bsrc=)[^>]*>", client.get("/").text)
+    assert [re.search(r'id="([^"]+)"', script)[1] for script in scripts] == [
+        "_dash-config",
+        "_dash-renderer",
+    ]
+
+
+def test_the_login_page_is_whole_without_a_session(client: httpx.Client) -> None:
+    answer = client.get("/login")
+    assert answer.status_code == 200
+    assert answer.headers["cache-control"] == "no-store"
+    assert "dash" not in answer.text
+    for source in re.findall(r"(?:src|href)=\"([^\"]+)\"", answer.text):
+        assert source.startswith("/login-assets/")
+        assert client.get(source).status_code == 200
+
+
+def test_assets_are_asked_about_again_after_an_upgrade(client: httpx.Client) -> None:
+    answer = client.get("/assets/main.js")
+    assert answer.headers["cache-control"] == "no-cache"
+    again = client.get("/assets/main.js", headers={"If-None-Match": answer.headers["etag"]})
+    assert again.status_code == 304
+
+
+def test_the_parts_that_tests_and_readers_look_for_are_there() -> None:
+    assert "runs-table" in ids(page_for("/"))
+    run = page_for(f"/runs/{RUN}")
+    assert {
+        "live-chart",
+        "layer-heatmap",
+        "threshold-input",
+        "threshold-apply",
+        "threshold-status",
+        "event-list",
+    } <= ids(run)
+    assert run.to_plotly_json()["props"]["data-run"] == RUN
+    assert "missing-page" in ids(page_for("/nothing/here"))
+
+
+def test_every_control_that_the_scripts_follow_exists() -> None:
+    everything = ids(page_for("/")) | ids(page_for(f"/runs/{RUN}"))
+    assert set(CONTROLS) <= everything
+
+
+def test_ids_that_the_scripts_look_up_exist() -> None:
+    """A renamed part would otherwise fail silently, as an element that is never filled."""
+    from gradhelm_dashboard.shell import layout
+
+    known = ids(page_for("/")) | ids(page_for(f"/runs/{RUN}")) | ids(layout("0"))
+    known |= {"missing-page", "legend-readout"}
+    for file in ASSETS.glob("*.js"):
+        used = set(re.findall(r"(?:\$|say|show|setProps)\(\"([a-z][\w-]+)\"", file.read_text()))
+        assert used <= known, file.name
+
+
+def test_strangers_names_are_never_markup() -> None:
+    for file in ASSETS.glob("*.js"):
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", file.read_text()
+        )
