@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fake_server import FakeServer, fake_server
 from gradhelm import notice
 from gradhelm.settings import TABLE
+
+from .fake_server import FakeServer, fake_server
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 import gradhelm
 from gradhelm import demo
 from gradhelm.clip import GlobalNorm, Value
-from models import losses, small, weights
+
+from .models import losses, small, weights
 
 STEPS = 80
 

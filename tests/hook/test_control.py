@@ -11,7 +11,8 @@ from gradhelm import Control, wire
 from gradhelm.clip import GlobalNorm
 from gradhelm.clip.norm import Observe
 from gradhelm.control import Steering
-from models import one_step, small
+
+from .models import one_step, small
 
 
 def steering(control: Control | None = None, strategy=None) -> Steering:

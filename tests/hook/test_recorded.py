@@ -14,7 +14,8 @@ from torch import nn
 import gradhelm
 from gradhelm import layout, notice, wire
 from gradhelm.clip import GlobalNorm, Value
-from models import losses, one_step, small
+
+from .models import losses, one_step, small
 
 
 def attached(server, model, optimizer=None, **options):
@@ -381,9 +382,10 @@ def test_a_fault_of_our_own_costs_one_warning_and_no_step(server, caplog, monkey
 def test_a_closed_run_still_clips_and_a_new_one_may_take_over():
     model = small()
     optimizer = sgd(model)
-    with gradhelm.attach(model, optimizer, max_norm=1.0, mode="disabled"):
-        with pytest.raises(ValueError, match="attached"):
-            gradhelm.attach(model, optimizer, max_norm=1.0, mode="disabled")
+    first = gradhelm.attach(model, optimizer, max_norm=1.0, mode="disabled")
+    with pytest.raises(ValueError, match="attached"):
+        gradhelm.attach(model, optimizer, max_norm=1.0, mode="disabled")
+    first.close()
     one_step(model)
     optimizer.step()
     assert nn.utils.get_total_norm([p.grad for p in model.parameters()]) < 1.0001
