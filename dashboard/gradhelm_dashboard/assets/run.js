@@ -157,6 +157,7 @@ class RunPage {
     Object.assign(window.gradhelm, {
       frames: frames ?? 0,
       points: points ?? 0,
+      firstStep: matrix?.firstStep ?? null,
       lastStep: matrix?.lastStep ?? null,
       steps: matrix?.length ?? 0,
     });
