@@ -159,30 +159,50 @@ def serve(arguments: argparse.Namespace) -> None:
 
 
 def demo(arguments: argparse.Namespace) -> None:
-    if importlib.util.find_spec("torch") is None:
+    if not _installed("torch"):
         raise Usage("`gradhelm demo` trains a real model and needs torch: pip install torch")
-    trainers: list[subprocess.Popen[bytes]] = []
+    trainer: subprocess.Popen[bytes] | None = None
 
     def train(address: str) -> None:
-        print(
-            "A character-level LSTM begins to train now, with a threshold that is far too loose.\n"
-            "Open its run, see it go wrong, and save it: set the threshold to 0.25.",
-            flush=True,
-        )
+        """Start to train, and come back when the first steps have arrived."""
+        nonlocal trainer
+        print("The server is up; a training run begins (loading torch takes seconds) …", flush=True)
         command = [sys.executable, "-m", "gradhelm.demo", "--steps", str(arguments.steps)]
         environment = {**os.environ, "GRADHELM_SERVER": address, "GRADHELM_MODE": "online"}
         environment.pop("GRADHELM_TOKEN", None)  # this server's own token file is the right one
-        trainers.append(subprocess.Popen(command, env=environment))
+        # A session of its own: Ctrl-C is for the server, which then ends the training in order.
+        trainer = subprocess.Popen(command, env=environment, start_new_session=True)
+        if not _steps_arrive(address, trainer):
+            print("gradhelm: the training run did not begin; what it said is above", flush=True)
+            return
+        print(
+            "\nA character-level LSTM is learning Python, with a threshold that is far too loose.\n"
+            "Open its run, see it go wrong, and save it: set the threshold to 0.25.\n",
+            flush=True,
+        )
 
-    try:
-        _serve(arguments, migrate=True, browser=not arguments.no_browser, then=train)
-    finally:
-        for trainer in trainers:
+    def end() -> None:
+        if trainer is not None and trainer.poll() is None:
             trainer.terminate()
             try:
                 trainer.wait(10)
             except subprocess.TimeoutExpired:
                 trainer.kill()
+
+    _serve(arguments, migrate=True, browser=not arguments.no_browser, first=train, last=end)
+
+
+def _steps_arrive(address: str, trainer: subprocess.Popen[bytes]) -> bool:
+    """Whether a live run has steps, as soon as it is known."""
+    from gradhelm.settings import data_directory, local_token
+
+    client = Client(address, local_token(address, data_directory()))
+    while trainer.poll() is None:
+        live = client.ask("GET", "runs", query={"status": "live", "limit": 1}).body["runs"]
+        if live and live[0]["steps"]:
+            return True
+        time.sleep(WAIT)
+    return False
 
 
 def _serve(
@@ -190,23 +210,24 @@ def _serve(
     *,
     migrate: bool,
     browser: bool,
-    then: Callable[[str], None] | None = None,
+    first: Callable[[str], None] = lambda address: None,
+    last: Callable[[], None] = lambda: None,
 ) -> None:
+    """Serve; ``first(address)`` runs before the address is announced, ``last()`` at the end."""
     settings = _settings(arguments)
     from .serving import run
 
     def ready(address: str, login: str) -> None:
-        print(f"gradhelm {__version__} is up at {address}", flush=True)
-        print(f"Open this link to log in (ten minutes, once):\n\n    {login}\n", flush=True)
-        print("Attach a job:  run = gradhelm.attach(model, optimizer, max_norm=1.0)", flush=True)
+        first(address)
+        print(f"gradhelm {__version__} is up at {address}")
+        print(f"Open this link to log in (ten minutes, once):\n\n    {login}\n")
+        print("Attach a job:  run = gradhelm.attach(model, optimizer, max_norm=1.0)")
         print("Ctrl-C ends the server.\n", flush=True)
-        if then is not None:
-            then(address)
         if browser and _has_display():
             webbrowser.open(login)
 
     mount = None
-    if importlib.util.find_spec("dash") is not None:
+    if _installed("dash"):
         from gradhelm_dashboard.app import build_ui
 
         def mount(app: Any) -> list[str]:
@@ -214,7 +235,7 @@ def _serve(
 
     else:
         print('No page: it comes with pip install "gradhelm[all]". REST is served all the same.')
-    run(settings, mount=mount, migrate=migrate, ready=ready)
+    run(settings, mount=mount, migrate=migrate, ready=ready, ending=last)
 
 
 def _settings(arguments: argparse.Namespace) -> ServerSettings:

@@ -7,10 +7,12 @@ import logging
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio.to_thread
 import uvicorn
 from filelock import FileLock, Timeout
 from sqlalchemy import make_url
@@ -58,8 +60,12 @@ def run(
     mount: Mount | None,
     migrate: bool,
     ready: Callable[[str, str], None],
+    ending: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until interrupted. ``ready(address, login link)`` is called once it answers.
+    """Serve until interrupted.
+
+    ``ready(address, login link)`` is called in a thread once the server answers, and ``ending()``
+    when it is to end but still does.
 
     Raises Failed with the reason when it cannot begin.
     """
@@ -98,6 +104,7 @@ def run(
         address = f"http://{shown}:{settings.port}"
         link = f"{address}/login#{service.state.codes.mint(time.time())}"
         server.when_ready = lambda: ready(address, link)
+        server.when_ending = ending
         asyncio.run(server.serve(sockets=[listener]))
     finally:
         store.close()
@@ -107,14 +114,19 @@ def run(
 
 
 class _Server(uvicorn.Server):
-    """Says when it answers."""
+    """Says when it answers, and when it is about to answer no more."""
 
-    when_ready: Callable[[], None] = staticmethod(lambda: None)
+    when_ready: Callable[[], None]
+    when_ending: Callable[[], None]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self.when_ready()
+            threading.Thread(target=self.when_ready, daemon=True).start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await anyio.to_thread.run_sync(self.when_ending)
+        await super().shutdown(sockets)
 
 
 def _is_no_error(record: logging.LogRecord) -> bool:
