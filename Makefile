@@ -19,7 +19,7 @@ LOCKS := pyproject.toml constraints-dev.txt scripts/setup.sh $(wildcard *build*.
          $(wildcard dashboard/*.py dashboard/package*.json dashboard/*/package*.json package*.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check install fmt lint types pytest docs smoke clean
+.PHONY: help demo test check install fmt lint types pytest docs picture smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-9s %s\n", $$1, $$2 }'
@@ -51,6 +51,9 @@ pytest: $(VENV)/ready ## pytest alone; ARGS="-k name" or ARGS="-m 'not browser'"
 
 docs: $(VENV)/ready ## renew what the documents quote from the code
 	$(BIN)/python scripts/docs.py
+
+picture: $(VENV)/ready ## take the README's picture anew (a minute)
+	@CHROMIUM=$$(scripts/setup.sh chromium) $(BIN)/python scripts/picture.py
 
 smoke: $(VENV)/ready ## build the wheel and try it in fresh environments
 	$(BIN)/pytest -m packaging tests/test_packaging.py

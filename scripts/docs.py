@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -86,33 +86,24 @@ def section(kind: type[msgspec.Struct]) -> str:
             default = f"`{field.default_factory()!r}`"
         lines.append(f"| `{field.name}` | {_plain(annotations[field.name])} | {default} |")
     for path in golden_files(tag):
-        data = golden_bytes(path)
-        lines += ["", f"`{path.name}`, {len(data)} bytes:", "", "```", *_hexdump(data), "```"]
+        lines += [
+            "",
+            f"`{path.name}`:",
+            "",
+            "```",
+            path.read_text(encoding="utf-8").rstrip(),
+            "```",
+        ]
     return "\n".join(lines)
 
 
-def golden_files(tag: object) -> Iterator[Path]:
-    """The golden files of one kind of message: ``tag.…`` or ``tag-….…``."""
-    for path in sorted(GOLDEN.iterdir()) if GOLDEN.is_dir() else ():
-        if tag_of(path) == tag:
-            yield path
+def golden_files(tag: object) -> list[Path]:
+    """The golden files of one kind of message: ``tag.hex`` and ``tag_….hex``."""
+    return [path for path in sorted(GOLDEN.glob("*.hex")) if tag_of(path) == tag]
 
 
 def tag_of(path: Path) -> str:
-    return re.split(r"[.-]", path.name)[0]
-
-
-def golden_bytes(path: Path) -> bytes:
-    if path.suffix == ".hex":
-        return bytes.fromhex(re.sub(r"#.*", "", path.read_text(encoding="utf-8")))
-    return path.read_bytes()
-
-
-def _hexdump(data: bytes) -> Iterator[str]:
-    for at in range(0, len(data), 16):
-        row = data[at : at + 16]
-        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
-        yield f"{at:04x}  {row.hex(' '):<47}  {text}"
+    return path.stem.partition("_")[0]
 
 
 _WORDS = {

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -74,7 +75,7 @@ def test_every_environment_variable_that_is_named_exists() -> None:
 def test_every_message_has_its_golden_bytes_in_the_protocol() -> None:
     docs = writer()
     text = read("docs/protocol.md")
-    files = list(docs.GOLDEN.iterdir())
+    files = list(docs.GOLDEN.glob("*.hex"))
     missing = [path.name for path in files if f"`{path.name}`" not in text]
     assert not missing, f"not in docs/protocol.md: {missing}"
     tags = {docs.tag_of(path) for path in files}
@@ -153,6 +154,22 @@ def test_the_composed_server_is_published_on_this_machine_only() -> None:
     ports = re.findall(r'^ +- "([\d.:]+)"$', read("docker-compose.yml"), re.MULTILINE)
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_everything_that_is_asked_for_is_pinned() -> None:
+    project = tomllib.loads(read("pyproject.toml"))
+    asked = [
+        *project["project"]["dependencies"],
+        *(line for extra in project["project"]["optional-dependencies"].values() for line in extra),
+        *project["dependency-groups"]["dev"],
+    ]
+    pinned = {
+        line.partition("==")[0].lower().replace("_", "-")
+        for line in read("constraints-dev.txt").splitlines()
+        if not line.startswith("#")
+    }
+    names = {re.split(r"[\[<>=~! ;]", line)[0].lower().replace("_", "-") for line in asked}
+    assert names - {"gradhelm"} <= pinned
 
 
 PRIVATE = re.compile(
