@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ import gradhelm
 from gradhelm import link, wire
 from gradhelm.outbox import Outbox
 
-from .fake_server import FakeServer, free_port
+from .fake_server import LIMIT, FakeServer, free_port
 from .models import one_step, small
 
 
@@ -28,6 +30,14 @@ def steps(run: gradhelm.Run, model, count: int) -> None:
     for _ in range(count):
         one_step(model)
         run.clip()
+
+
+def until(true: Callable[[], object]) -> None:
+    """Waits for what only the hook itself knows."""
+    deadline = time.monotonic() + LIMIT
+    while not true():
+        assert time.monotonic() < deadline, "never came"
+        threading.Event().wait(0.002)
 
 
 def told(server: FakeServer) -> list[int]:
@@ -154,7 +164,7 @@ def test_a_server_that_was_set_back_gets_a_new_segment(server):
     model = small()
     run = gradhelm.attach(model, max_norm=1.0, server=server.url)
     steps(run, model, 5)
-    server.wait(lambda: server.stored)
+    until(lambda: run._link.outbox.acked)
     server.high.clear()
     server.hang_up()
     steps(run, model, 5)
@@ -205,9 +215,7 @@ def test_a_full_ring_is_declared(server):
     for _ in range(ring.capacity + 10):
         run._count(None, None)
     ring.batches = real
-    until = time.monotonic() + 20
-    while len(ring):
-        assert time.monotonic() < until
+    until(lambda: not len(ring))
     steps(run, model, 1)
     server.status = None
     server.wait(lambda: server.connections)
