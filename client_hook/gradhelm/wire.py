@@ -77,8 +77,14 @@ FINAL_CLOSES: Final = frozenset(
 Seq = Annotated[int, Meta(ge=1, le=MAX_STEP)]
 Step = Annotated[int, Meta(ge=0, le=MAX_STEP)]
 Count = Annotated[int, Meta(ge=0, le=MAX_STEP)]
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
-Text = Annotated[str, Meta(max_length=1000)]
+_NO_NUL: Final = r"^[^\x00]*$"
+"""Databases and terminals end a text at a NUL, so none may hold one."""
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=_NO_NUL)]
+Text = Annotated[str, Meta(max_length=1000, pattern=_NO_NUL)]
+_LARGEST: Final = 1.7976931348623157e308
+Number = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
+"""A finite number: thresholds and limits are never NaN or infinite."""
+Values = Annotated[dict[Name, Number], Meta(max_length=64)]
 RunId = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
 ]
@@ -98,7 +104,7 @@ class Column(Struct, frozen=True):
     ``shape`` and ``dtype`` are the parameter's and are empty for scalars.
     """
 
-    name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME + 5)]
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME + 5, pattern=_NO_NUL)]
     kind: Annotated[str, Meta(pattern="^(scalar|norm|log)$")]
     shape: Annotated[tuple[Count, ...], Meta(max_length=16)] = ()
     dtype: Annotated[str, Meta(max_length=20)] = ""
@@ -107,15 +113,15 @@ class Column(Struct, frozen=True):
 class Rule(Struct, frozen=True):
     """The values of one strategy's own parameters; ``match`` is None for the run's own strategy."""
 
-    values: dict[Name, float]
-    match: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)] | None = None
+    values: Values
+    match: Name | None = None
 
 
 class Limit(Struct, frozen=True):
     """The range that the trainer lets remote users move one strategy parameter in."""
 
-    min: float
-    max: float
+    min: Number
+    max: Number
 
 
 class Limits(Struct, frozen=True):
@@ -125,8 +131,8 @@ class Limits(Struct, frozen=True):
     steps between two changes.
     """
 
-    values: dict[Name, Limit] = {}
-    factor: float | None = None
+    values: Annotated[dict[Name, Limit], Meta(max_length=64)] = {}
+    factor: Number | None = None
     every_steps: Count = 0
     why_not: Text | None = None
 
@@ -145,17 +151,17 @@ class Hello(_Message, frozen=True, tag="hello"):
     run: RunId
     segment: SegmentId
     name: Name
-    project: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
-    strategy: Annotated[str, Meta(max_length=MAX_NAME)]
+    project: Name
+    strategy: Name
     coded: tuple[Rule, ...]
     limits: Limits
-    threshold: Annotated[str, Meta(max_length=MAX_NAME)] | None = None
+    threshold: Name | None = None
     config: Annotated[str, Meta(max_length=MAX_CONFIG)] = "{}"
     tags: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
-    started: float = 0.0
+    started: Number = 0.0
     resume: bool = False
     version: Count = 0
-    host: Annotated[str, Meta(max_length=MAX_NAME)] = ""
+    host: Text = ""
     hook: Annotated[str, Meta(max_length=40)] = ""
     protocol: int = PROTOCOL
 
@@ -195,14 +201,14 @@ class Gap(_Message, frozen=True, tag="gap"):
     first: Step
     last: Step
     count: Count
-    reason: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+    reason: Name
 
 
 class Heartbeat(_Message, frozen=True, tag="heartbeat"):
     """Still here, and what being watched costs. Times in seconds; fill from 0 to 1."""
 
     step: Step | None
-    stats: dict[Name, float]
+    stats: Values
 
 
 class Applied(_Message, frozen=True, tag="applied"):

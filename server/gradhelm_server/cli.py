@@ -459,12 +459,12 @@ def db_upgrade(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments)
     import gradhelm_migrations as migrations
 
-    from .serving import prepare
+    from .serving import holding, prepare
 
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    before = migrations.current(settings.database_url)
-    prepare(settings, migrate=True)
-    after = migrations.current(settings.database_url)
+    with holding(settings):
+        before = migrations.current(settings.database_url)
+        prepare(settings, migrate=True)
+        after = migrations.current(settings.database_url)
     if arguments.json:
         _print_json({"before": before, "after": after})
     elif before == after:

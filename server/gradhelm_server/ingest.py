@@ -64,7 +64,6 @@ class TrainerConnection:
         self.segment = ""
         self.replaced = False
         self._recorder: Recorder | None = None
-        self._garbage = 0
         self._asked: wire.Resend | None = None
         self._ending: wire.CloseCode | None = None
         self._out: asyncio.Queue[wire.ToTrainer | None] = asyncio.Queue()
@@ -75,14 +74,18 @@ class TrainerConnection:
         self._out.put_nowait(message)
 
     async def hello(self) -> wire.Hello | None:
-        message = await self._receive()
-        if isinstance(message, wire.Hello):
-            if message.protocol != wire.PROTOCOL:
-                await self.close(wire.CloseCode.SPEAK_NEWER)
-                return None
-            return message
-        await self.close(wire.CloseCode.BAD_MESSAGE, "the first message must be a hello")
-        return None
+        try:
+            message = await self._receive()
+        except WireError as error:
+            await self.close(wire.CloseCode.BAD_MESSAGE, str(error))
+            return None
+        if not isinstance(message, wire.Hello):
+            await self.close(wire.CloseCode.BAD_MESSAGE, "the first message must be a hello")
+            return None
+        if message.protocol != wire.PROTOCOL:
+            await self.close(wire.CloseCode.SPEAK_NEWER)
+            return None
+        return message
 
     async def serve(self, hello: wire.Hello) -> None:
         self.run, self.segment = hello.run, hello.segment
@@ -129,31 +132,27 @@ class TrainerConnection:
 
     # -- what comes -------------------------------------------------------------------------------
 
-    async def _receive(self) -> wire.ToServer | None:
-        """The next message; None for one that cannot be read."""
+    async def _receive(self) -> wire.ToServer:
+        """The next message. Raises WireError for one that cannot be read."""
         data = await self.socket.receive()
         if data["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(data.get("code", 1000))
         if data.get("bytes") is None:
-            reason = "text message; this protocol is binary (msgpack)"
-        else:
-            try:
-                return wire.decode_from_trainer(data["bytes"])
-            except WireError as error:
-                reason = str(error)
-        self._garbage += 1
-        self.tell(wire.Refused(reason[:1000]))
-        return None
+            raise WireError("text message; this protocol is binary (msgpack)")
+        return wire.decode_from_trainer(data["bytes"])
 
     async def _listen(self) -> None:
+        garbage = 0
         try:
             while not self.replaced:
-                message = await self._receive()
-                if message is not None:
-                    await self._take(message)
-                elif self._garbage > PATIENCE_WITH_GARBAGE:
-                    self.tell_end(wire.CloseCode.BAD_MESSAGE)
-                    return
+                try:
+                    await self._take(await self._receive())
+                except WireError as error:
+                    garbage += 1
+                    self.tell(wire.Refused(str(error)[:1000]))
+                    if garbage > PATIENCE_WITH_GARBAGE:
+                        self.tell_end(wire.CloseCode.BAD_MESSAGE)
+                        return
         except (WebSocketDisconnect, RuntimeError):
             return
 

@@ -270,7 +270,7 @@ class Recorder:
                 [group.names[index].removeprefix("norm/") for index in norms],
             )
         ):
-            stored = self._store_event(connection, event, now)
+            stored = self._store_event(connection, event, float(times[-1]))
             self._detector.known(event, stored["id"])
             events.append(stored)
         self._recent.extend(
@@ -327,15 +327,15 @@ class Recorder:
         parts = np.array_split(norms, min(SPARKLINE, len(norms)))
         return np.array([part.max() for part in parts], "<f4").tobytes()
 
-    def _store_event(self, connection: Connection, event: Event, now: float) -> dict[str, Any]:
+    def _store_event(self, connection: Connection, event: Event, at: float) -> dict[str, Any]:
         values = asdict(event)
         number = values.pop("id")
         if number is None:
-            return add_event(connection, self.run, now, **values)
+            return add_event(connection, self.run, at, **values)
         connection.execute(
-            update(tables.events).where(tables.events.c.id == number).values(**values)
+            update(tables.events).where(tables.events.c.id == number).values(at=at, **values)
         )
-        return {"id": number, "at": now, **values}
+        return {"id": number, "at": at, **values}
 
     # -- layouts and rollups ----------------------------------------------------------------------
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import socket
+import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import anyio.to_thread
@@ -26,14 +27,32 @@ from .settings import ServerSettings
 from .store import Store
 
 
+@contextmanager
+def holding(settings: ServerSettings) -> Iterator[None]:
+    """Make the data directory, and keep every other server and migration off the database.
+
+    Raises Failed when another one has it. Other engines than SQLite see to this themselves.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = database_file(settings.database_url)
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{path}.lock", timeout=0):
+            yield
+    except Timeout:
+        raise Failed(f"another gradhelm server has {path} open; two would spoil it") from None
+
+
 def prepare(settings: ServerSettings, *, migrate: bool) -> None:
-    """Make the data directory and see that the schema is the one this program needs.
+    """See that the schema is the one that this program needs; call it while ``holding``.
 
     Raises Failed when it is not and may not be changed here (``migrate`` False).
     """
     import gradhelm_migrations as migrations
 
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     current, head = migrations.current(settings.database_url), migrations.head()
     if current == head:
         return
@@ -42,8 +61,14 @@ def prepare(settings: ServerSettings, *, migrate: bool) -> None:
         raise Failed(f"the database is {state}, this program needs {head}: gradhelm db upgrade")
     path = database_file(settings.database_url)
     if current is not None and path is not None:
-        shutil.copy2(path, path.with_suffix(f".before-{head}{path.suffix}"))
+        _back_up(path, path.with_suffix(f".before-{head}{path.suffix}"))
     migrations.upgrade(settings.database_url)
+
+
+def _back_up(path: Path, to: Path) -> None:
+    """By SQLite itself: a copy of the file alone would miss what is still in its log."""
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(to)) as target:
+        source.backup(target)
 
 
 def database_file(url: str) -> Path | None:
@@ -69,48 +94,33 @@ def run(
 
     Raises Failed with the reason when it cannot begin.
     """
-    prepare(settings, migrate=migrate)
-    listener = _listen(settings)
-    path = database_file(settings.database_url)
-    lock = FileLock(f"{path}.lock") if path else None
-    try:
-        if lock is not None:
-            lock.acquire(timeout=0)
-    except Timeout:
-        listener.close()
-        raise Failed(f"another gradhelm server has {path} open; two would spoil it") from None
-    store = Store(settings.database_url)
-    try:
-        now = time.time()
-        home = settings.home
-        store.submit(lambda connection: accounts.local_token(connection, home, now)).result()
-        service = Service(settings, store, mount)
-        server = _Server(
-            uvicorn.Config(
-                service.asgi,
-                ws="websockets-sansio",
-                ws_max_size=wire.MAX_MESSAGE,
-                ws_per_message_deflate=False,
-                ws_ping_interval=10,
-                ws_ping_timeout=20,
-                log_level="warning",
-                access_log=False,  # it would print query strings
-                server_header=False,
-                timeout_graceful_shutdown=2,
+    with holding(settings), closing(_listen(settings)) as listener:
+        prepare(settings, migrate=migrate)
+        with closing(Store(settings.database_url)) as store:
+            now, home = time.time(), settings.home
+            store.submit(lambda connection: accounts.local_token(connection, home, now)).result()
+            service = Service(settings, store, mount)
+            server = _Server(
+                uvicorn.Config(
+                    service.asgi,
+                    ws="websockets-sansio",
+                    ws_max_size=wire.MAX_MESSAGE,
+                    ws_per_message_deflate=False,
+                    ws_ping_interval=10,
+                    ws_ping_timeout=20,
+                    log_level="warning",
+                    access_log=False,  # it would print query strings
+                    server_header=False,
+                    timeout_graceful_shutdown=2,
+                )
             )
-        )
-        logging.getLogger("uvicorn.error").addFilter(_is_no_error)
-        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-        address = f"http://{shown}:{settings.port}"
-        link = f"{address}/login#{service.state.codes.mint(time.time())}"
-        server.when_ready = lambda: ready(address, link)
-        server.when_ending = ending
-        asyncio.run(server.serve(sockets=[listener]))
-    finally:
-        store.close()
-        if lock is not None:
-            lock.release()
-            Path(lock.lock_file).unlink(missing_ok=True)
+            logging.getLogger("uvicorn.error").addFilter(_is_no_error)
+            shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+            address = f"http://{shown}:{settings.port}"
+            link = f"{address}/login#{service.state.codes.mint(now)}"
+            server.when_ready = lambda: ready(address, link)
+            server.when_ending = ending
+            asyncio.run(server.serve(sockets=[listener]))
 
 
 class _Server(uvicorn.Server):

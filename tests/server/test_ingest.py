@@ -370,3 +370,15 @@ def test_a_commit_that_fails_takes_nothing_for_stored(server: Running, monkeypat
     assert count(server, fake.run) == 11
     found = server.get(f"runs/{fake.run}/series", columns="global_norm")["columns"]
     assert found["global_norm"]["step"] == list(range(11))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(float("nan"), "Expected `float`"), (float("inf"), "Expected `float`")],
+)
+def test_a_hello_with_numbers_that_are_none_is_not_welcomed(server, value, words) -> None:
+    with trainer(server.ws, server.token, hello=False) as fake:
+        with pytest.raises(ConnectionClosed) as closed:
+            fake.hello(limits=wire.Limits({"max_norm": wire.Limit(0.1, value)}))
+        assert closed.value.rcvd.code == wire.CloseCode.BAD_MESSAGE
+        assert words in closed.value.rcvd.reason
