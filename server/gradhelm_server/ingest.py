@@ -299,4 +299,6 @@ class TrainerConnection:
             return
 
     async def close(self, code: wire.CloseCode, reason: str = "") -> None:
-        await self.socket.close(code, (reason or wire.CLOSE_REASONS[code])[:120])
+        # A close frame holds 123 bytes of reason, not characters.
+        words = (reason or wire.CLOSE_REASONS[code]).encode()[:120].decode(errors="ignore")
+        await self.socket.close(code, words)
