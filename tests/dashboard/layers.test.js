@@ -7,7 +7,7 @@ const NAMES = ["wte.weight", "h.0.attn.qkv.weight", "h.0.attn.qkv.bias", "h.1.at
 test("a name tells the kind of module and its depth", () => {
   assert.deepEqual(parse("transformer.h.11.mlp.fc.weight"), { kind: "mlp.fc", depth: 11 });
   assert.deepEqual(parse("h.2.attn.qkv.bias"), { kind: "attn.qkv bias", depth: 2 });
-  assert.deepEqual(parse("layer1.0.downsample.1.weight"), { kind: "downsample", depth: 0 });
+  assert.deepEqual(parse("layer1.0.downsample.1.weight"), { kind: "downsample.1", depth: 0 });
   assert.deepEqual(parse("lstm.weight_ih_l0"), { kind: null, depth: null });
   assert.deepEqual(parse("0.weight"), { kind: "weight", depth: 0 });
 });

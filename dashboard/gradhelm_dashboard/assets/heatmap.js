@@ -172,7 +172,7 @@ export class Heatmap {
     for (const group of view.groups) {
       const top = (at / rows) * plotHeight;
       const height = (group.rows.length / rows) * plotHeight;
-      const middle = top + height / 2;
+      const middle = Math.max(7, top + height / 2);
       if (at > 0 && view.groups.length <= plotHeight / 6) {
         ctx.fillStyle = theme.panel;
         ctx.fillRect(side.left, Math.round(top) - 0.5, ctx.canvas.clientWidth - side.left - side.right, 1);

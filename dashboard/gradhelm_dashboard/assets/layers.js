@@ -6,7 +6,7 @@ export function parse(name) {
   const at = parts.findIndex((part) => /^\d+$/.test(part));
   const tail = parts.at(-1);
   if (at < 0) return { kind: null, depth: null };
-  const words = parts.slice(at + 1).filter((part) => !/^\d+$/.test(part));
+  const words = parts.slice(at + 1);
   if (words.length > 1 && words.at(-1) === "weight") words.pop();
   const kind = words.length > 1 && tail === "bias"
     ? `${words.slice(0, -1).join(".")} bias`

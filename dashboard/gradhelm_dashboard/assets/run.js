@@ -409,7 +409,7 @@ class RunPage {
       if (!this.slowTimer) {
         this.slowTimer = setTimeout(() => {
           this.slowTimer = 0;
-          this.touch();
+          if (!document.hidden) this.slow(true);
         }, 260);
       }
       return;

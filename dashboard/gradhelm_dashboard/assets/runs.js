@@ -36,6 +36,7 @@ export async function startRuns() {
       getSelection().selectAllChildren($("attach-code"));
     }
   });
+  say("attach-server", `GRADHELM_SERVER=${location.origin}`);
   addEventListener("resize", columns);
   poll();
 }
@@ -125,10 +126,13 @@ function columns(api) {
   target.setColumnsVisible(["steps", "last_heard_at", "threshold"], width >= 1180);
   target.setColumnsVisible(["clip_fraction"], width >= 560);
   const narrow = width < 560;
-  target.setColumnWidths([
-    { key: "status", newWidth: narrow ? 108 : 124 },
-    { key: "global_norm", newWidth: narrow ? 76 : 96 },
-  ]);
+  target.applyColumnState({
+    state: [
+      { colId: "status", width: narrow ? 108 : 124 },
+      { colId: "global_norm", width: narrow ? 76 : 96 },
+      { colId: "name", flex: 3 },
+    ],
+  });
 }
 
 function matches(run) {

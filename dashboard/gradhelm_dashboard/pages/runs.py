@@ -11,8 +11,8 @@ from dash.development.base_component import Component
 
 from ..parts import aria, card, figure, icon
 
-ATTACH = """import gradhelm
-
+ATTACH = """# pip install gradhelm
+import gradhelm
 run = gradhelm.attach(model, optimizer, max_norm=1.0)"""
 
 _PLAIN: dict[str, Any] = {
@@ -115,7 +115,9 @@ def page() -> Component:
                 [
                     icon("plug"),
                     html.H2("No run yet"),
-                    html.P("Three lines attach a training job; it appears here by itself."),
+                    html.P(
+                        "This attaches a training job; its loop stays as it is. The run appears here by itself."
+                    ),
                     html.Div(
                         [
                             html.Pre(html.Code(ATTACH, id="attach-code")),
@@ -127,6 +129,17 @@ def page() -> Component:
                             ),
                         ],
                         className="snippet",
+                    ),
+                    html.P(
+                        [
+                            "From another machine, set ",
+                            html.Code("GRADHELM_SERVER", id="attach-server"),
+                            " and ",
+                            html.Code("GRADHELM_TOKEN"),
+                            " first; ",
+                            html.Code("gradhelm token create"),
+                            " makes one.",
+                        ]
                     ),
                     html.P(
                         ["Nothing to train at hand? ", html.Code("gradhelm demo"), " shows one."]
