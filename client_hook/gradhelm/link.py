@@ -168,8 +168,10 @@ class Link:
         declared: set[int] = set()
         while True:
             now = time.monotonic()
-            if now >= self._next_flush or self._finish is not None:
-                self._cargo.load(self.outbox, over=self._finish is not None)
+            # Read once: an end that comes after the ring was emptied has rows that are still in it.
+            finish = self._finish
+            if now >= self._next_flush or finish is not None:
+                self._cargo.load(self.outbox, over=finish is not None)
                 self._next_flush = now + self._pace
             self._answer(connection)
             opened = self._cargo.scalars.groups
@@ -180,7 +182,8 @@ class Link:
             if now >= self._next_beat:
                 connection.send(wire.encode(wire.Heartbeat(*self._cargo.beat())))
                 self._next_beat = now + BEAT
-            self._say_finish(connection, now)
+            if finish is not None and not self._finish_sent:
+                self._say_finish(connection, finish, now)
             self._listen(connection, 0.0 if more else self._patience())
 
     def _greet(self, connection: ClientConnection) -> None:
@@ -234,10 +237,8 @@ class Link:
             connection.send(record)
         return True
 
-    def _say_finish(self, connection: ClientConnection, now: float) -> None:
+    def _say_finish(self, connection: ClientConnection, finish: wire.Finish, now: float) -> None:
         """Ends the run when all is delivered. When time is short, what was not sent is a gap."""
-        if self._finish is None or self._finish_sent:
-            return
         if now >= self._deadline - GOODBYE:
             self.outbox.abandon("the process ended")
             # One record more than the window, if need be: the gap has to get through.
@@ -246,7 +247,7 @@ class Link:
         elif len(self.outbox):
             return
         connection.send(wire.encode(wire.Heartbeat(*self._cargo.beat())))
-        connection.send(wire.encode(self._finish))
+        connection.send(wire.encode(finish))
         self._finish_sent = True
 
     def _patience(self) -> float:

@@ -6,6 +6,7 @@ Law: it only copies numbers that the clip has computed already; nothing is measu
 from __future__ import annotations
 
 import math
+import struct
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from .clip import Outcome
-from .layout import Layout
+from .layout import SCALARS, Layout
 from .ring import Ring
 from .wire import MISSING
 
@@ -34,6 +35,7 @@ class Recorder:
         self._first = layout.first_norm
         self._counts_elements = layout.counts_elements
         self._parameters = len(layout.watched)
+        self._pack = struct.Struct(f"{self._first}f").pack_into
         self._taken = np.zeros(_SAMPLES, np.int64)
         self._samples = 0
 
@@ -54,26 +56,24 @@ class Recorder:
         finite = math.isfinite(norm)
         if step % self._every and finite and not outcome.changed:
             return
-        row = self._ring.reserve(step, blank=places is not None)
-        if row is None:
+        ring = self._ring
+        slot = ring.reserve(step, blank=places is not None)
+        if slot is None:
             return
         norms = outcome.norms
         if norms.dtype is not torch.float32 or norms.device.type != "cpu":
             norms = norms.to("cpu", torch.float32)
         values = norms.numpy()
         first = self._first
-        row[:first] = self._scalars(
-            norm,
-            outcome,
-            0 if finite else int(np.count_nonzero(~np.isfinite(values))),
-            lr,
-        )
+        nonfinite = 0 if finite else int(np.count_nonzero(~np.isfinite(values)))
+        scalars = self._scalars(norm, outcome, nonfinite, lr)
+        self._pack(ring.memory, slot * ring.row_bytes, *scalars)
         if places is None:
-            row[first:] = values[: self._parameters]
+            ring.rows[slot, first:] = values[: self._parameters]
         else:
             known = [i for i, place in enumerate(places) if place < self._parameters]
-            row[first:][[places[i] for i in known]] = values[known]
-        self._ring.commit(step, time.time(), version)
+            ring.rows[slot, [first + places[i] for i in known]] = values[known]
+        ring.commit(step, time.time(), version)
         self._taken[self._samples % _SAMPLES] = time.perf_counter_ns() - started
         self._samples += 1
 
@@ -81,12 +81,17 @@ class Recorder:
         self, step: int, threshold: float | None, lr: float | None, version: int, *, skipped: bool
     ) -> None:
         """Writes a step that was skipped by a GradScaler, or that had no gradient at all."""
-        row = self._ring.reserve(step, blank=True)
-        if row is None:
+        ring = self._ring
+        slot = ring.reserve(step, blank=True)
+        if slot is None:
             return
-        nothing = _NOTHING
-        row[:8] = (nothing, nothing, _single(threshold), nothing, 0, skipped, nothing, _single(lr))
-        self._ring.commit(step, time.time(), version)
+        scalars = [_NOTHING] * self._first
+        scalars[SCALARS.index("threshold")] = _single(threshold)
+        scalars[SCALARS.index("clipped")] = 0.0
+        scalars[SCALARS.index("skipped")] = float(skipped)
+        scalars[SCALARS.index("lr")] = _single(lr)
+        self._pack(ring.memory, slot * ring.row_bytes, *scalars)
+        ring.commit(step, time.time(), version)
 
     def handoff(self) -> dict[str, float]:
         """Median and 99th percentile of the time a row took, in microseconds (0 before any)."""

@@ -68,17 +68,24 @@ class Batch(NamedTuple):
 class Ring:
     """A matrix of ``capacity`` rows x ``columns`` in float32, with step, time and version of each.
 
-    The producer fills the row that :meth:`reserve` gives, and hands it over with :meth:`commit`.
+    The producer fills the slot that :meth:`reserve` gives, through :attr:`rows` or their bytes in
+    :attr:`memory` (``row_bytes`` each), and hands it over with :meth:`commit`.
     """
 
     def __init__(self, columns: int) -> None:
         self.capacity = max(64, min(8192, BUDGET // (4 * columns)))
         self.losses = Losses()
-        self._rows = np.empty((self.capacity, columns), np.float32)
-        self._bits = self._rows.view(np.uint32)
+        self.rows: FloatArray = np.empty((self.capacity, columns), np.float32)
+        self.row_bytes = 4 * columns
+        self._bits = self.rows.view(np.uint32)
         self._steps = np.zeros(self.capacity, np.uint64)
         self._times = np.zeros(self.capacity, np.float64)
         self._versions = np.zeros(self.capacity, np.uint64)
+        # Single numbers are written through memoryviews: a tenth of the time of numpy's scalars.
+        self.memory = self.rows.data.cast("B")
+        self._step_cells = self._steps.data
+        self._time_cells: memoryview[float] = self._times.data.cast("B").cast("d")
+        self._version_cells = self._versions.data
         self._slot = 0
         # Both only grow; each is written by one thread and read by the other.
         self._head = 0
@@ -92,10 +99,10 @@ class Ring:
         """The share of the ring that waits for the sender, 0 to 1."""
         return len(self) / self.capacity
 
-    def reserve(self, step: int, *, blank: bool) -> FloatArray | None:
-        """The row to fill for ``step``; None (and a loss) when the ring is full.
+    def reserve(self, step: int, *, blank: bool) -> int | None:
+        """The slot to fill for ``step``; None (and a loss) when the ring is full.
 
-        ``blank`` makes it all MISSING first, for those who do not fill the whole row.
+        ``blank`` makes it all MISSING first, for those who do not fill the whole of it.
         """
         if self._head - self._tail >= self.capacity:
             self.losses.refuse(step)
@@ -103,15 +110,14 @@ class Ring:
         self._slot = slot = self._head % self.capacity
         if blank:
             self._bits[slot].fill(MISSING_BITS)
-        row: FloatArray = self._rows[slot]
-        return row
+        return slot
 
     def commit(self, step: int, time: float, version: int) -> None:
-        """Hands the reserved row over; from here on it belongs to the consumer."""
+        """Hands the reserved slot over; from here on it belongs to the consumer."""
         slot = self._slot
-        self._steps[slot] = step
-        self._times[slot] = time
-        self._versions[slot] = version
+        self._step_cells[slot] = step
+        self._time_cells[slot] = time
+        self._version_cells[slot] = version
         self.losses.end()
         self._head += 1
 
@@ -133,6 +139,6 @@ class Ring:
                 int(self._versions[first]),
                 self._steps[first:last],
                 self._times[first:last],
-                self._rows[first:last],
+                self.rows[first:last],
             )
             self._tail += last - first

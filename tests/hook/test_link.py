@@ -333,3 +333,23 @@ def test_a_server_that_stops_acknowledging_is_told_what_did_not_come(server, mon
 )
 def test_the_socket_is_where_the_server_is(server, url):
     assert link.ingest_url(server) == url
+
+
+def test_an_end_that_comes_while_the_sender_is_busy_loses_no_row(server, monkeypatch):
+    """The row and the end come between the emptying of the ring and the look at the end."""
+    model = small()
+    run = gradhelm.attach(model, max_norm=1.0, server=server.url)
+    server.wait(lambda: server.of(wire.Heartbeat))
+    send, closing = run._link._send, threading.Thread(target=run.close)
+
+    def late(connection):
+        if run.step == 0:
+            steps(run, model, 1)
+            closing.start()
+            until(lambda: run._link._finish is not None)
+        return send(connection)
+
+    monkeypatch.setattr(run._link, "_send", late)
+    server.wait(lambda: server.of(wire.Finish))
+    closing.join()
+    assert told(server) == [0]

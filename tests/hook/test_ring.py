@@ -15,10 +15,10 @@ from gradhelm.scalars import CAPACITY, Scalars
 
 
 def push(ring: Ring, step: int, version: int = 0, blank: bool = True) -> bool:
-    row = ring.reserve(step, blank=blank)
-    if row is None:
+    slot = ring.reserve(step, blank=blank)
+    if slot is None:
         return False
-    row[0] = step
+    ring.rows[slot, 0] = step
     ring.commit(step, float(step), version)
     return True
 
@@ -56,9 +56,9 @@ def test_batches_break_where_the_version_changes_and_where_steps_go_back():
 def test_what_a_row_does_not_say_is_missing_even_in_a_used_slot():
     ring = Ring(2)
     for step in range(2 * ring.capacity):
-        row = ring.reserve(step, blank=True)
-        assert row is not None
-        row[step % 2] = 1.0
+        slot = ring.reserve(step, blank=True)
+        assert slot is not None
+        ring.rows[slot, step % 2] = 1.0
         ring.commit(step, 0.0, 0)
         (batch,) = ring.batches()
         absent = wire.missing(np.ascontiguousarray(batch.rows))[0]
