@@ -44,6 +44,15 @@ test("a hole stays a hole and a non-finite cell is never hidden by others of its
   assert.deepEqual(painted([100, 255, 120, 90], { binOf: [0, 0, 0, 1], bins: 2 }), [255, 90]);
 });
 
+test("where cells are not finite is told, so that they can be drawn larger", () => {
+  const out = new Uint32Array(3);
+  const found = heat.paint({
+    levels: Uint8Array.from([9, 255, 9]), width: 1, indexes: [0, 1, 2], binOf: [0, 1, 2], bins: 3, order: [0], lines: 1,
+    medians: null, range: [1, 254], table: new Uint32Array(256), out,
+  });
+  assert.deepEqual(found, [1]);
+});
+
 test("a bin shows its largest norm", () => {
   assert.deepEqual(painted([10, 200, 30], { binOf: [0, 0, 1], bins: 2 }), [200, 30]);
 });

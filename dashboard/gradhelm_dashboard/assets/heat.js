@@ -107,7 +107,8 @@ export const magenta = (theme) => `#${MAGENTA[theme].toString(16)}`;
  * `source`: {levels, width, indexes} where indexes[i] is the row of cell block i in `levels` and
  * `binOf[i]` the bin it falls in (increasing). `order`: the rows from top to bottom; several are
  * put on one line when there are more rows than `lines`. Absolute pictures keep the largest of a
- * bin, pictures against the median the mean, where single steps would be noise.
+ * bin, pictures against the median the mean, where single steps would be noise. Returns where
+ * cells are not finite, as places in `out`, so that they can be drawn large enough to be seen.
  */
 export function paint({ levels, width, indexes, binOf, bins, order, lines, medians, range, table, out }) {
   const rows = order.length;
@@ -115,6 +116,7 @@ export function paint({ levels, width, indexes, binOf, bins, order, lines, media
   const sum = new Float32Array(rows);
   const seen = new Uint16Array(rows);
   const bad = new Uint8Array(rows);
+  const found = [];
   const [low, high] = range;
   const scale = 253 / Math.max(1, high - low);
   // Against the median: from a tenth to ten times of it spans the whole table.
@@ -146,6 +148,7 @@ export function paint({ levels, width, indexes, binOf, bins, order, lines, media
           best = cell < 1 ? 1 : cell > 254 ? 254 : Math.round(cell);
         }
       }
+      if (best === NONFINITE && found.length < 2000) found.push(line * bins + bin);
       out[line * bins + bin] = table[best];
     }
     sum.fill(0);
@@ -173,4 +176,5 @@ export function paint({ levels, width, indexes, binOf, bins, order, lines, media
     }
   }
   if (current >= 0) flush(current);
+  return found;
 }

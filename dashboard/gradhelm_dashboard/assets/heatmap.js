@@ -98,7 +98,7 @@ export class Heatmap {
     const range = this.#range(histogram, view);
     const medians = view.relative ? this.#median(view) : null;
     const image = new ImageData(bins, lines);
-    heat.paint({
+    const bad = heat.paint({
       ...view, binOf, bins, lines, medians, range,
       table: this.#table(view.relative ? "relative" : "absolute", theme.theme),
       out: new Uint32Array(image.data.buffer),
@@ -114,8 +114,15 @@ export class Heatmap {
     const perStep = plotWidth / Math.max(1, view.high - view.low);
     const from = left + (origin * size - view.low) * perStep;
     ctx.drawImage(this.#picture, from, 0, bins * size * perStep, plotHeight);
+    // One step is a pixel or less in most windows; one that is not finite must be seen all the same.
+    ctx.fillStyle = heat.magenta(theme.theme);
+    const [wide, tall] = [Math.max(4, size * perStep), Math.max(3, plotHeight / lines)];
+    for (const place of bad) {
+      const x = from + ((place % bins) + 0.5) * size * perStep;
+      const y = (Math.floor(place / bins) + 0.5) * (plotHeight / lines);
+      ctx.fillRect(x - wide / 2, y - tall / 2, wide, tall);
+    }
     ctx.restore();
-    // A non-finite step is one pixel wide at most sizes: make sure that it is seen.
     return view.relative
       ? { low: "÷ 10", high: "× 10", kind: "relative" }
       : { low: numbers.norm(heat.normOf(range[0])), high: numbers.norm(heat.normOf(range[1])), kind: "absolute" };
