@@ -113,7 +113,7 @@ def _header(version: str) -> Component:
             ),
             html.Details(
                 [
-                    html.Summary("··", id="user-initials", **aria(label="Account")),
+                    html.Summary("··", id="user-initials", **aria(label="··, the account")),
                     html.Div(
                         [
                             html.Div("", id="user-name"),

@@ -91,6 +91,7 @@ def test_a_threshold_takes_hold_at_the_step_it_says(open_page: Open, training: s
     value = NEXT_VALUE if before != float(NEXT_VALUE) else FIRST_VALUE
     field.fill(value)
     expect(page.locator("#whatif-text")).to_contain_text("would have clipped")
+    page.locator("#threshold-reason").fill("7")  # a reason, not a value
     page.locator("#threshold-reason").fill("tried by a test")
     page.locator("#threshold-apply").click()
     status = page.locator("#threshold-status")
@@ -99,6 +100,8 @@ def test_a_threshold_takes_hold_at_the_step_it_says(open_page: Open, training: s
     step = int(status.get_attribute("data-step") or "")
     assert f"{step:,}" in status.inner_text()
     expect(page.locator("#threshold-history")).to_contain_text("tried by a test")
+    expect(page.locator("#threshold-reason")).to_have_value("")
+    expect(page.locator("#threshold-proposed")).to_have_text(f"{float(value):.2f}")
     until(page, f"gradhelm.lastStep > {step} + 5")
     series = page.evaluate(
         """([id, first, last]) => fetch(

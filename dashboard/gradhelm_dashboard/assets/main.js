@@ -11,7 +11,9 @@ async function account() {
   try {
     const { user } = await getServer();
     if (!user) return;
-    say("user-initials", user.name.slice(0, 2).toUpperCase());
+    const initials = user.name.slice(0, 2).toUpperCase();
+    say("user-initials", initials);
+    $("user-initials").setAttribute("aria-label", `${initials}, the account ${user.name}`);
     say("user-name", `${user.name} · ${user.role}`);
   } catch {
     // The pages themselves say when the server cannot be reached.

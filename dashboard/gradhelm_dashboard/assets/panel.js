@@ -77,7 +77,7 @@ export class Panel {
       if (typeof value !== "number" || Math.abs(value - this.#slider) < 1e-9) return;
       this.#slider = value;
       this.#propose(numbers.fromSlider(value), "slider");
-    } else if (value !== undefined && value !== null) {
+    } else if (id === "threshold-input" && value !== undefined && value !== null) {
       const number = value === "" ? null : Number(value);
       if (number === this.proposed || Number.isNaN(number)) return;
       this.#propose(number, "input");

@@ -418,7 +418,7 @@ class RunPage {
     this.figures();
     this.panel.whatIf();
     if (this.stream.matrix.length) renderHot(this.stream.matrix, this.stream.names, this.drawn, (row) => this.toggle(row));
-    show("hot-card", this.stream.matrix.length > 0);
+    show("hot-card", $("hot-list").childElementCount > 0);
     this.picker.refresh();
   }
 
@@ -432,7 +432,7 @@ class RunPage {
     const value = known ? column.values[last] : run.global_norm;
     say("fig-step-value", step < 0 ? "–" : numbers.count(step));
     say("fig-step-beside", run.total_steps ? `/ ${numbers.count(run.total_steps)}` : "");
-    say("fig-step-note", run.total_steps ? "" : step < 0 ? "none yet" : run.skipped ? `${numbers.count(run.skipped)} skipped` : `${numbers.count(run.steps)} recorded`);
+    say("fig-step-note", run.total_steps ? "" : step < 0 ? "none yet" : run.skipped ? `${numbers.count(run.skipped)} skipped` : run.first_step ? `since ${numbers.count(run.first_step)}` : "since the start");
     show("fig-step-track", Boolean(run.total_steps));
     if (run.total_steps) $("fig-step-bar").style.width = `${Math.min(100, (100 * (step + 1)) / run.total_steps)}%`;
     say("fig-norm-value", step < 0 ? "–" : !known && run.norm_finite === false ? "non-finite" : numbers.norm(value));
