@@ -11,6 +11,7 @@ ordinary training script; the line with ``attach`` is all that gradhelm adds.
 from __future__ import annotations
 
 import argparse
+import signal
 import string
 import sys
 import sysconfig
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--max-norm", type=float, default=25.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
     try:
         train(options.steps, options.max_norm, options.steps_per_second, options.seed)
     except KeyboardInterrupt:

@@ -74,6 +74,8 @@ class Link:
         self._next_flush = 0.0
         self._next_beat = 0.0
         self._reached = False
+        # Whether this connection got anything stored: one that did not is no sign of health.
+        self._stored = False
         self._over = False
         self._finish: wire.Finish | None = None
         self._finish_sent = False
@@ -104,9 +106,9 @@ class Link:
         while True:
             last_try = self._finish is not None
             at_least = self._connection()
-            if self.connected:
-                self.connected = False
-                delay = FIRST_DELAY
+            self.connected = False
+            if self._stored:
+                self._stored, delay = False, FIRST_DELAY
             ending = self._finish is not None
             if (
                 self._over
@@ -212,8 +214,6 @@ class Link:
         self._next_flush = self._next_beat = 0.0
         self._finish_sent = False
         self._reached = self.connected = True
-        if self._notices.forget("unreachable"):
-            logger.info("%s is back; what was kept is being sent", self.server)
 
     def _declare(
         self, connection: ClientConnection, group: int, columns: tuple[wire.Column, ...]
@@ -275,6 +275,9 @@ class Link:
         match message:
             case wire.Ack(seq=seq):
                 self.outbox.ack(seq)
+                self._stored = True
+                if self._notices.forget("unreachable"):
+                    logger.info("%s is back; what was kept is being sent", self.server)
             case wire.Change():
                 answer = self._cargo.steering.receive(message)
                 if answer is not None:
@@ -303,7 +306,8 @@ class Link:
             return 0.0
         if code == wire.CloseCode.UNAUTHORIZED:
             return self._turned_away(401)
-        self._unreachable(closed)
+        reasons = {int(known): reason for known, reason in wire.CLOSE_REASONS.items()}
+        self._unreachable(ConnectionError(reasons[code]) if code in reasons else closed)
         return 0.0
 
     def _turned_away(self, status: int) -> float:

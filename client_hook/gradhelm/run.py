@@ -183,10 +183,7 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is None:
-            self._end("finished", "")
-        else:
-            self._end("failed", _sentence(error))
+        self._end_by(error)
 
     # -- for the hook -----------------------------------------------------------------------------
 
@@ -287,8 +284,14 @@ class Run:
     def _at_exit(self) -> None:
         # In an interactive session the last exception is not what ended it.
         error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
-        if error is None:
+        self._end_by(error)
+
+    def _end_by(self, error: BaseException | None) -> None:
+        """Ends the run as what ended the training says: nothing, a person, or a mistake."""
+        if error is None or (isinstance(error, SystemExit) and not error.code):
             self._end("finished", "")
+        elif isinstance(error, KeyboardInterrupt):
+            self._end("stopped", "interrupted")
         else:
             self._end("failed", _sentence(error))
 

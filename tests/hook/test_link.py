@@ -122,7 +122,8 @@ def test_a_lost_connection_costs_nothing_and_one_warning(server, caplog):
     run = gradhelm.attach(model, max_norm=1.0, server=server.url)
     for round_ in range(4):
         steps(run, model, 25)
-        server.wait(lambda round_=round_: server.connections > round_)
+        # A connection counts as good once something was stored over it.
+        server.wait(lambda round_=round_: len(told(server)) == 25 * (round_ + 1))
         server.hang_up()
     steps(run, model, 25)
     run.close()
@@ -131,6 +132,34 @@ def test_a_lost_connection_costs_nothing_and_one_warning(server, caplog):
     segments = {hello.segment for hello in server.of(wire.Hello)}
     assert len(segments) == 1
     assert caplog.text.count("is back") == caplog.text.count("cannot reach") == 4
+
+
+def test_a_server_that_stores_nothing_is_tried_ever_less_often_and_named_once(
+    server, caplog, monkeypatch
+):
+    """Such as one whose disk is full: it welcomes, fails, and hangs up with its reason."""
+    caplog.set_level("INFO", "gradhelm")
+    delays, rest = [], link.Link._rest
+
+    def short_rest(self, seconds):
+        delays.append(seconds)
+        rest(self, seconds / 100)
+
+    monkeypatch.setattr(link.Link, "_rest", short_rest)
+    server.acks = False
+    server.on_hello = lambda fake, _: fake.hang_up(wire.CloseCode.TRY_LATER)
+    model = small()
+    run = gradhelm.attach(model, max_norm=1.0, server=server.url)
+    steps(run, model, 5)
+    server.wait(lambda: server.connections >= 6)
+    server.on_hello = None
+    server.acks = True
+    server.wait(lambda: told(server) == list(range(5)))
+    run.close()
+    assert delays[4] > 4 * delays[0]  # doubled four times, whatever the jitter
+    assert caplog.text.count("cannot reach") == 1
+    assert wire.CLOSE_REASONS[wire.CloseCode.TRY_LATER] in caplog.text
+    assert caplog.text.count("is back") == 1
 
 
 def test_what_was_not_acknowledged_is_sent_again_with_the_same_numbers(server):
