@@ -145,6 +145,8 @@ def test_a_server_that_stores_nothing_is_tried_ever_less_often_and_named_once(
         delays.append(seconds)
         rest(self, seconds / 100)
 
+    monkeypatch.setattr(link, "FIRST_DELAY", 0.25)
+    monkeypatch.setattr(link, "LAST_DELAY", 15.0)
     monkeypatch.setattr(link.Link, "_rest", short_rest)
     server.acks = False
     server.on_hello = lambda fake, _: fake.hang_up(wire.CloseCode.TRY_LATER)
