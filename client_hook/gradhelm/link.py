@@ -207,6 +207,8 @@ class Link:
             self.outbox.renumber()
             self._hello = msgspec.structs.replace(self._hello, segment=new_segment())
             raise _Again
+        if welcome.high_water > self.outbox.acked:
+            self._thrives()
         self.outbox.resume(welcome.high_water)
         cargo.steering.repeat()
         self._window = welcome.window
@@ -275,9 +277,7 @@ class Link:
         match message:
             case wire.Ack(seq=seq):
                 self.outbox.ack(seq)
-                self._stored = True
-                if self._notices.forget("unreachable"):
-                    logger.info("%s is back; what was kept is being sent", self.server)
+                self._thrives()
             case wire.Change():
                 answer = self._cargo.steering.receive(message)
                 if answer is not None:
@@ -294,6 +294,12 @@ class Link:
                 raise _Over
             case wire.Welcome(window=window):
                 self._window = window
+
+    def _thrives(self) -> None:
+        """The server stores what it is sent."""
+        self._stored = True
+        if self._notices.forget("unreachable"):
+            logger.info("%s is back; what was kept is being sent", self.server)
 
     # -- what went wrong --------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ POLICY = (
 
 
 Mount = Callable[[FastAPI], Iterable[str]]
-"""Puts a page onto the application and returns the CSP hashes of its inline scripts."""
+"""Puts a page onto the application and returns the (quoted) CSP hashes of its inline scripts."""
 
 
 class Service:
@@ -43,7 +43,7 @@ class Service:
     def __init__(self, settings: ServerSettings, store: Store, mount: Mount | None = None) -> None:
         self.state = State(store, Hub(), settings, LoginCodes(), Patience.of(settings))
         api_app = _api(self.state)
-        hashes = " ".join(f"'{value}'" for value in (mount(api_app) if mount else ()))
+        hashes = " ".join(mount(api_app) if mount else ())
         self.asgi: ASGIApp = Gate(api_app, store, settings, POLICY.format(hashes=hashes))
 
 

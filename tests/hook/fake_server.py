@@ -89,7 +89,7 @@ class FakeServer:
 
     def rows(self, group: int = 0) -> Iterator[tuple[int, int, dict[str, float]]]:
         """Step, control version and the values present, of each row of ``group``."""
-        names = [column.name for column in self.columns[group]]
+        names = [column.name for column in self.columns.get(group, [])]
         for record in self.stored.values():
             if isinstance(record, wire.Frame) and record.group == group:
                 steps, _, values = wire.unpack_frame(record, len(names))
