@@ -11,7 +11,8 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -79,12 +80,12 @@ def section(kind: type[msgspec.Struct]) -> str:
     lines = [f"### {kind.__name__}", "", text, "", "| field | type | default |", "|---|---|---|"]
     if tag is not None:
         lines.append(f'| `type` | `"{tag}"` | |')
-    annotations = inspect.get_annotations(kind)
+    types = get_type_hints(kind, include_extras=True)
     for field in msgspec.structs.fields(kind):
         default = "" if field.default is msgspec.NODEFAULT else f"`{field.default!r}`"
         if field.default_factory is not msgspec.NODEFAULT:
             default = f"`{field.default_factory()!r}`"
-        lines.append(f"| `{field.name}` | {_plain(annotations[field.name])} | {default} |")
+        lines.append(f"| `{field.name}` | {in_words(types[field.name])} | {default} |")
     for path in golden_files(tag):
         lines += [
             "",
@@ -106,37 +107,56 @@ def tag_of(path: Path) -> str:
     return path.stem.partition("_")[0]
 
 
-_WORDS = {
-    "Seq": "integer from 1",
-    "Step": "integer from 0",
-    "Count": "integer from 0",
-    "Name": "text, 1 to 200 characters",
-    "Text": "text, at most 1,000 characters",
-    "RunId": "text: a UUIDv7",
-    "SegmentId": "text: 16 hexadecimal digits",
-    "bytes": "bytes",
-    "bool": "true or false",
-    "float": "number",
-    "int": "integer",
-    "str": "text",
-    "Limits": "[Limits](#limits)",
-}
+WORDS = {bytes: "bytes", bool: "true or false", float: "number", int: "integer", str: "text"}
 
 
-def _plain(annotation: str) -> str:
+def in_words(kind: Any) -> str:
     """A type as a reader of another language wants it."""
-    if annotation.endswith("| None"):
-        return f"{_plain(annotation.removesuffix('| None').strip())}, or nil"
-    if match := re.fullmatch(r"Annotated\[(.*?), Meta\((.*)\)\]", annotation):
-        checks = match[2].replace("^", "").replace("$", "")
-        return f"{_plain(match[1])} (`{checks}`)".replace("|", "\\|")
-    if match := re.fullmatch(r"tuple\[(.*), \.\.\.\]", annotation):
-        return f"array of {_plain(match[1])}"
-    if match := re.fullmatch(r"dict\[(.*?), (.*)\]", annotation):
-        return f"map of {_plain(match[1])} to {_plain(match[2])}"
-    if annotation in ("Column", "Rule", "Limit"):
-        return f"[{annotation}](#{annotation.lower()})"
-    return _WORDS[annotation]
+    if get_origin(kind) is Annotated:
+        inner, *checks = get_args(kind)
+        said = [phrase for check in checks for phrase in bounds(check, inner)]
+        return ", ".join([in_words(inner), *said])
+    if isinstance(kind, UnionType) or get_origin(kind) is Union:
+        either = [in_words(one) for one in get_args(kind) if one is not NoneType]
+        return " or ".join(either) + "; or nil"
+    if get_origin(kind) is tuple:
+        return f"array of: {in_words(get_args(kind)[0])}"
+    if get_origin(kind) is dict:
+        key, value = get_args(kind)
+        return f"map of: {in_words(key)} → {in_words(value)}"
+    if kind in WORDS:
+        return WORDS[kind]
+    return f"[{kind.__name__}](#{kind.__name__.lower()})"
+
+
+def bounds(check: msgspec.Meta, kind: Any) -> list[str]:
+    """What a value must keep to, in words."""
+    unit = {str: "characters", bytes: "bytes"}.get(kind, "items")
+    said = []
+    if check.ge is not None and check.ge > -1e30:
+        said.append(f"from {check.ge:,}")
+    if check.le is not None and check.le < 1e15:
+        said.append(f"to {check.le:,}")
+    if check.lt is not None:
+        said.append(f"below {check.lt:,}")
+    if kind is float:
+        said.append("finite")
+    if check.min_length is not None:
+        said.append(f"{check.min_length} to {check.max_length:,} {unit}")
+    elif check.max_length is not None:
+        said.append(f"at most {check.max_length:,} {unit}")
+    if check.pattern is not None:
+        said.append(PATTERNS.get(check.pattern) or f"`{check.pattern}`".replace("|", "\\|"))
+    return said
+
+
+PATTERNS = {
+    wire._NO_NUL: "no NUL",
+    "^(scalar|norm|log)$": "one of scalar, norm, log",
+    "^(finished|failed|stopped)$": "one of finished, failed, stopped",
+    "^[0-9a-f]{16}$": "16 hexadecimal digits",
+    get_args(wire.RunId)[1].pattern: "a UUIDv7",
+}
 
 
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
