@@ -142,7 +142,16 @@ class Program:
         self.lines = []
         options = ["--no-browser"] if command != "serve" else []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gradhelm_server", command, "--port", str(self.port), *options, *list(arguments)],
+            [
+                sys.executable,
+                "-m",
+                "gradhelm_server",
+                command,
+                "--port",
+                str(self.port),
+                *options,
+                *list(arguments),
+            ],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -121,8 +121,11 @@ class Gate:
         try:
             scope["gradhelm.identity"] = await self._admit(HTTPConnection(scope))
         except Refusal as refusal:
-            await _refuse(scope, receive, sender, refusal)
-            return
+            if refusal.status != 404 or not _wants_page(scope):
+                await _refuse(scope, receive, sender, refusal)
+                return
+            # Somebody who is logged in mistyped an address: the page says so better than JSON.
+            scope, sender = {**scope, "path": "/", "raw_path": b"/"}, _not_found(sender)
         await self._app(scope, _limited(receive) if scope["type"] == "http" else receive, sender)
 
     async def _admit(self, connection: HTTPConnection) -> Identity | None:
@@ -241,7 +244,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) 
     status, body = refusal.status, json.dumps(error_body(refusal.code, refusal.message)).encode()
     if refusal.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-        if prefix == "http" and _wants_page(scope):
+        if _wants_page(scope):
             status, body = 303, b""
             headers.append((b"location", b"/login"))
     headers.append((b"content-length", str(len(body)).encode()))
@@ -249,11 +252,21 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) 
     await send({"type": f"{prefix}.response.body", "body": body})
 
 
+def _not_found(send: Send) -> Send:
+    async def not_found(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] == 200:
+            message = {**message, "status": 404}
+        await send(message)
+
+    return not_found
+
+
 def _wants_page(scope: Scope) -> bool:
-    """Whether a person sits in front of it: they are sent to the login page."""
+    """Whether a person sits in front of it."""
     accept: dict[bytes, Any] = dict(scope["headers"])
     return (
-        scope["method"] == "GET"
+        scope["type"] == "http"
+        and scope["method"] == "GET"
         and not scope["path"].startswith("/api/")
         and b"text/html" in accept.get(b"accept", b"")
     )

@@ -301,6 +301,14 @@ def test_unknown_paths_and_methods_are_told_apart(whole: Running) -> None:
     assert "GET" in whole.rest.put("/api/v1/runs").json()["error"]["message"]
 
 
+def test_a_mistyped_address_shows_a_person_the_page_and_a_program_json(whole: Running) -> None:
+    person = whole.rest.get("/nothing/here", headers={"Accept": "text/html"})
+    assert person.status_code == 404
+    assert person.headers["content-type"].startswith("text/html")
+    assert whole.rest.get("/nothing/here").json()["error"]["code"] == "not_found"
+    assert whole.rest.get("/api/x", headers={"Accept": "text/html"}).json()["error"]
+
+
 def test_the_table_names_only_methods_and_paths_that_exist(whole: Running) -> None:
     offered = every_path(whole)
     for rule in RULES:
