@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from support import eventually
 
 import gradhelm
 from gradhelm import link, wire
@@ -122,8 +123,9 @@ def test_a_lost_connection_costs_nothing_and_one_warning(server, caplog):
     run = gradhelm.attach(model, max_norm=1.0, server=server.url)
     for round_ in range(4):
         steps(run, model, 25)
-        # A connection counts as good once something was stored over it.
+        # A connection counts as good once something was acknowledged over it.
         server.wait(lambda round_=round_: len(told(server)) == 25 * (round_ + 1))
+        eventually(lambda: run.stats()["unsent"] == 0)
         server.hang_up()
     steps(run, model, 25)
     run.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -111,7 +112,9 @@ def test_a_slow_page_keeps_the_newest_frames_and_is_told_what_it_missed() -> Non
         viewer.put_frame(browser_frame(frame, 0, 0.0), 0, list(range(900)), span)
     for version in range(50):
         viewer.put("control", {"control": {"version": version}})
-    taken = asyncio.run(viewer.take(1.0))
+    # In a thread of its own: the browser tests leave a loop running in this one.
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(lambda: asyncio.run(viewer.take(1.0))).result()
     frames = [m for m in taken if isinstance(m, bytes)]
     texts = [json.loads(m) for m in taken if isinstance(m, str)]
     assert sum(map(len, frames)) <= MAILBOX_BYTES
