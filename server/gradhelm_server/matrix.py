@@ -7,6 +7,7 @@ gets, unless he asks for another.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,14 +102,9 @@ class Reader:
     def series(self, wanted: list[int], first: int, last: int, stride: int) -> dict[int, Series]:
         """Each wanted column as buckets of ``stride`` steps (a power of two), holes left out."""
         pieces: dict[int, list[tuple[Piece, int]]] = {column: [] for column in wanted}
-        for part in stretches(self.connection, self.run, first, last, self.segment):
-            for layout, held in self.layouts.items():
-                at = np.flatnonzero(np.isin(held, wanted))
-                if not len(at):
-                    continue
-                piece = self._buckets(part, layout, at, stride)
-                for position, column in enumerate(held[at].tolist()):
-                    pieces[column].append((piece, position))
+        for piece, columns in self._all(wanted, first, last, stride):
+            for position, column in enumerate(columns):
+                pieces[column].append((piece, position))
         return {column: _series(found, stride) for column, found in pieces.items()}
 
     def heatmap(
@@ -118,20 +114,25 @@ class Reader:
         origin = first // stride
         image = np.full((len(wanted), last // stride - origin + 1), wire.MISSING, np.float32)
         row_of = {column: row for row, column in enumerate(wanted)}
+        for piece, columns in self._all(wanted, first, last, stride):
+            rows = np.array([row_of[column] for column in columns], np.intp)
+            cells = np.where(piece.nonfinite > 0, np.float32(np.inf), piece.high)
+            cells[(piece.count == 0) & (piece.nonfinite == 0)] = wire.MISSING
+            target = np.ix_(rows, piece.ids - origin)
+            there = image[target]
+            # At the seam of two segments a bucket has a part in each.
+            image[target] = np.where(wire.missing(cells.T), there, np.fmax(there, cells.T))
+        return image, origin * stride
+
+    def _all(
+        self, wanted: list[int], first: int, last: int, stride: int
+    ) -> Iterator[tuple[Piece, list[int]]]:
+        """All that there is of these columns: pieces, each with the columns it holds."""
         for part in stretches(self.connection, self.run, first, last, self.segment):
             for layout, held in self.layouts.items():
                 at = np.flatnonzero(np.isin(held, wanted))
-                if not len(at):
-                    continue
-                piece = self._buckets(part, layout, at, stride)
-                rows = np.array([row_of[column] for column in held[at].tolist()], np.intp)
-                cells = np.where(piece.nonfinite > 0, np.float32(np.inf), piece.high)
-                cells[(piece.count == 0) & (piece.nonfinite == 0)] = wire.MISSING
-                target = np.ix_(rows, piece.ids - origin)
-                there = image[target]
-                # At the seam of two segments a bucket has a part in each.
-                image[target] = np.where(wire.missing(cells.T), there, np.fmax(there, cells.T))
-        return image, origin * stride
+                if len(at):
+                    yield self._buckets(part, layout, at, stride), held[at].tolist()
 
     def _buckets(self, part: Stretch, layout: int, at: Indices, stride: int) -> Piece:
         level = 0

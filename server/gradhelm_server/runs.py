@@ -151,6 +151,20 @@ def find(connection: Connection, run: str) -> Row[Any]:
     return row
 
 
+def counts(
+    connection: Connection, now: float, patience: Patience, *where: ColumnElement[bool]
+) -> dict[str, int]:
+    """How many runs of each status there are (among those ``where``)."""
+    there = (runs.c.deleted_at.is_(None), *where)
+    return {
+        name: connection.scalar(
+            select(func.count()).select_from(runs).where(*there, _is(name, now, patience))
+        )
+        or 0
+        for name in STATUSES
+    }
+
+
 class Page(NamedTuple):
     runs: list[dict[str, Any]]
     next_cursor: str | None
@@ -181,13 +195,7 @@ def listed(
                 runs.c.id.startswith(words, autoescape=True),
             )
         )
-    counts = {
-        name: connection.scalar(
-            select(func.count()).select_from(runs).where(*where, _is(name, now, patience))
-        )
-        or 0
-        for name in STATUSES
-    }
+    found = counts(connection, now, patience, *where)
     if status is not None:
         where.append(_is(status, now, patience))
     if cursor is not None:
@@ -210,7 +218,7 @@ def listed(
             ]
         shown.append(run_shown)
     last = rows[limit - 1] if more else None
-    return Page(shown, make_cursor(last.created_at, last.id) if last else None, counts)
+    return Page(shown, make_cursor(last.created_at, last.id) if last else None, found)
 
 
 def change(connection: Connection, run: str, values: dict[str, Any]) -> None:

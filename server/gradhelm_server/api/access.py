@@ -60,23 +60,11 @@ async def log_out(state: StateHere, request: Request) -> Response:
 @router.get("/api/v1/server")
 async def get_server(state: StateHere, request: Request) -> dict[str, Any]:
     now = time.time()
-    page = await state.store.read(
-        lambda connection: runs.listed(
-            connection,
-            now,
-            state.patience,
-            project=None,
-            status=None,
-            words=None,
-            limit=1,
-            cursor=None,
-            sparkline=False,
-        )
-    )
+    counts = await state.store.read(lambda connection: runs.counts(connection, now, state.patience))
     identity = identity_of(request)
     return {
         "version": __version__,
-        "runs": page.counts,
+        "runs": counts,
         "points_per_second": state.meter.rate(time.monotonic()),
         "user": {"name": identity.name, "role": identity.role},
     }

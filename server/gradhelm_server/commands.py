@@ -1,0 +1,241 @@
+"""The commands that talk to a server: what they ask, and how they say what it answered."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from .client import Client, Failed
+
+WAIT = 0.2
+"""Seconds between two looks while waiting for a run."""
+
+
+def link(_: argparse.Namespace) -> None:
+    client = Client.here()
+    code = client.ask("POST", "login-links", body={}).body["code"]
+    print(f"{client.server}/login#{code}")
+
+
+def list_runs(arguments: argparse.Namespace) -> None:
+    query = {"limit": arguments.limit}
+    for name in ("project", "status"):
+        if getattr(arguments, name):
+            query[name] = getattr(arguments, name)
+    page = Client.here().ask("GET", "runs", query=query).body
+    if arguments.json:
+        print_json(page)
+        return
+    if not page["runs"]:
+        print("no runs yet; attach a job: run = gradhelm.attach(model, optimizer, max_norm=1.0)")
+        return
+    rows = [("ID", "NAME", "STATUS", "STEP", "NORM", "THRESHOLD", "CLIPPED", "HEARD")]
+    for run in page["runs"]:
+        rows.append(
+            (
+                run["id"],
+                _safe(run["name"]),
+                run["status"],
+                _count(run["last_step"]),
+                _number(run["global_norm"]),
+                _number(run["threshold"]),
+                _share(run["clip_fraction"]),
+                _ago(run["last_heard_at"]),
+            )
+        )
+    _print_table(rows)
+    if page["next_cursor"]:
+        print(f"… and more: gradhelm runs --limit {arguments.limit * 5}")
+
+
+def show(arguments: argparse.Namespace) -> None:
+    client = Client.here()
+    run = client.find(arguments.run)
+    control = client.ask("GET", f"runs/{run['id']}/control").body
+    history = client.ask("GET", f"runs/{run['id']}/control/history").body["versions"]
+    if arguments.json:
+        print_json({**run, "control": control, "history": history})
+        return
+    recent = run["recent"]
+    reason = f" ({_safe(run['status_reason'])})" if run["status_reason"] else ""
+    threshold = f"{run['threshold_name']} = {_number(run['threshold'])}"
+    limits = control["limits"].get(run["threshold_name"]) if control["limits"] else None
+    rows = [
+        ("run", f"{_safe(run['name'])}  {run['id']}"),
+        ("page", f"{client.server}/runs/{run['id']}"),
+        ("project", _safe(run["project"])),
+        ("status", run["status"] + reason),
+        ("steps", f"{run['steps']:,} recorded, newest {_count(run['last_step'])}"),
+        ("strategy", _safe(run["strategy"])),
+        ("threshold", threshold if run["threshold_name"] else "none: observing only"),
+        (
+            "may be set",
+            f"{limits['min']:g} to {limits['max']:g}"
+            if limits
+            else f"no: {_safe(control['why_read_only'] or 'read-only')}",
+        ),
+        ("global norm", _number(run["global_norm"])),
+        ("clipped", f"{_share(run['clip_fraction'])} of all steps"),
+        ("non-finite", f"{run['nonfinite']:,} steps"),
+    ]
+    if recent:
+        rows.append(("of late", f"{_share(recent['clip_fraction'])} of {recent['steps']} clipped"))
+    for label, text in rows:
+        print(f"{label:<12} {text}")
+    for version in history[:10]:
+        values = ", ".join(
+            f"{k} {_number(version['from'].get(k))} → {_number(v)}"
+            for k, v in version["to"].items()
+        )
+        step = f" at step {version['step']:,}" if version["step"] is not None else ""
+        print(
+            f"version {version['version']:<4} {values}  {version['status']}{step}, "
+            f"by {_safe(version['author'])} {_ago(version['at'])}  {_safe(version['reason'])}".rstrip()
+        )
+
+
+def set_threshold(arguments: argparse.Namespace) -> None:
+    client = Client.here()
+    run = client.find(arguments.run)
+    path = f"runs/{run['id']}/control"
+    etag = client.ask("GET", path).etag or ""
+    body = {**dict(arguments.values), "match": arguments.match, "reason": arguments.reason}
+    document = client.ask("PUT", path, body=body, headers={"If-Match": etag}).body
+    version = document["version"]
+    if arguments.wait:
+        entry = _wait_for(client, run["id"], version, arguments.timeout)
+    else:
+        entry = {"version": version, "status": document["status"], "step": None}
+    if arguments.json:
+        print_json(entry)
+    elif entry["status"] == "applied":
+        print(f"version {version} applied at step {entry['step']}")
+    else:
+        print(f"version {version} {entry['status']}; --wait waits until the trainer applied it")
+
+
+def _wait_for(client: Client, run: str, version: int, timeout: float) -> dict[str, Any]:
+    """The history entry of a version once its fate is known. Raises Failed if that is not good."""
+    deadline = time.monotonic() + timeout
+    while True:
+        history = client.ask("GET", f"runs/{run}/control/history").body["versions"]
+        entry: dict[str, Any] = next(e for e in history if e["version"] == version)
+        if entry["status"] == "applied":
+            return entry
+        if entry["status"] not in ("pending", "delivered"):
+            why = f": {entry['why']}" if entry["why"] else ""
+            raise Failed(f"version {version} was {entry['status']}{why}")
+        if time.monotonic() > deadline:
+            raise Failed(f"version {version} is still {entry['status']} after {timeout:g} s")
+        time.sleep(WAIT)
+
+
+def tail(arguments: argparse.Namespace) -> None:
+    client = Client.here()
+    run = client.find(arguments.run)
+    names = arguments.columns.split(",")
+    first, width = -arguments.steps, max(12, *map(len, names))
+    if not arguments.json:
+        print(f"{'step':>10}  " + "  ".join(f"{name:>{width}}" for name in names))
+    while True:
+        query = {"columns": arguments.columns, "first": first, "points": 20_000}
+        columns = client.ask("GET", f"runs/{run['id']}/series", query=query).body["columns"]
+        rows: dict[int, dict[str, float | None]] = {}
+        for name in names:
+            for step, value in zip(columns[name]["step"], columns[name]["mean"], strict=True):
+                rows.setdefault(step, {})[name] = value
+        for step in sorted(rows):
+            if arguments.json:
+                print(json.dumps({"step": step, **rows[step]}), flush=True)
+            else:
+                cells = (f"{_number(rows[step].get(name)):>{width}}" for name in names)
+                print(f"{step:>10}  " + "  ".join(cells), flush=True)
+        if rows:
+            first = max(rows) + 1
+        state = client.ask("GET", f"runs/{run['id']}").body
+        if state["status"] in ("finished", "failed", "stopped") and not rows:
+            if not arguments.json:
+                print(f"the run has {state['status']}")
+            return
+        time.sleep(WAIT)
+
+
+def token_create(arguments: argparse.Namespace) -> None:
+    body = {"role": arguments.role, "name": arguments.name, "expires_in": arguments.expires}
+    made = Client.here().ask("POST", "tokens", body=body).body
+    if arguments.json:
+        print_json(made)
+    else:
+        print(made["token"])
+        print("This token is not shown again. Use it as GRADHELM_TOKEN.", file=sys.stderr)
+
+
+def token_list(arguments: argparse.Namespace) -> None:
+    found = Client.here().ask("GET", "tokens").body
+    if arguments.json:
+        print_json(found)
+        return
+    rows = [("ID", "NAME", "ROLE", "CREATED", "LAST USED", "STATE")]
+    for token in found["tokens"]:
+        state = "revoked" if token["revoked_at"] else f"expires {token['expires_at'] or 'never'}"
+        used = _ago(token["last_used_at"]) if token["last_used_at"] else "never"
+        rows.append(
+            (
+                token["id"],
+                _safe(token["name"]),
+                token["role"],
+                _ago(token["created_at"]),
+                used,
+                state,
+            )
+        )
+    _print_table(rows)
+
+
+def token_revoke(arguments: argparse.Namespace) -> None:
+    Client.here().ask("DELETE", f"tokens/{arguments.id}")
+    print(f"token {arguments.id} is revoked")
+
+
+# -- words and numbers ----------------------------------------------------------------------------
+
+
+def _safe(text: str) -> str:
+    """Names come from strangers: nothing in them may move the cursor or start a line."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _ago(moment: str) -> str:
+    seconds = time.time() - datetime.fromisoformat(moment).timestamp()
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{int(seconds // unit)} {name} ago"
+    return f"{max(0, int(seconds))} s ago"
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
