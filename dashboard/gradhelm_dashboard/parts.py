@@ -33,7 +33,13 @@ def card(*children: Component, id: str, label: str, className: str = "") -> Comp
 
 
 def figure(
-    id: str, label: str, *, symbol: str | None = None, bar: bool = False, beside: bool = False
+    id: str,
+    label: str,
+    *,
+    symbol: str | None = None,
+    bar: bool = False,
+    beside: bool = False,
+    hidden: bool = False,
 ) -> Component:
     """One figure of a strip: a label, the number, and a line under it."""
     number: list[str | Component] = [html.Span("–", id=f"{id}-value", className="figure-value")]
@@ -49,4 +55,5 @@ def figure(
         [html.Div(title, className="figure-label"), html.Div(number), under],
         className="figure",
         id=id,
+        hidden=hidden,
     )

@@ -12,6 +12,7 @@ import { arrange, handful, parse, spread } from "./layers.js";
 import { Picker } from "./picker.js";
 import * as numbers from "./numbers.js";
 import { Panel } from "./panel.js";
+import { sparkline } from "./spark.js";
 import { SCALARS, Stream } from "./stream.js";
 import * as views from "./views.js";
 
@@ -452,6 +453,16 @@ class RunPage {
     say("fig-nonfinite-value", numbers.count(run.nonfinite ?? 0));
     $("fig-nonfinite-value").classList.toggle("bad-text", run.nonfinite > 0);
     say("fig-nonfinite-note", run.nonfinite ? `${numbers.count(run.recent?.nonfinite ?? 0)} in the last ${numbers.count(run.recent?.steps ?? 500)}` : "none this run");
+    const losses = this.recent("loss");
+    show("fig-loss", losses.length > 0);
+    if (losses.length) {
+      const known = losses.filter(Number.isFinite);
+      const newest = losses.at(-1);
+      say("fig-loss-value", numbers.norm(newest));
+      $("fig-loss-value").classList.toggle("bad-text", !Number.isFinite(newest));
+      say("fig-loss-note", known.length ? `mean ${numbers.norm(known.reduce((a, b) => a + b, 0) / known.length)} over ${numbers.count(losses.length)}` : "");
+      $("fig-loss-beside").replaceChildren(sparkline(losses));
+    }
     say("fig-rate-value", run.steps_per_second ? numbers.short(run.steps_per_second) : "–");
     say("fig-rate-note", run.status === "live" ? "steps per second" : "not running");
     document.title = `${step < 0 ? "–" : numbers.norm(value)} · ${run.name} · gradhelm`;

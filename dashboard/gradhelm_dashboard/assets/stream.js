@@ -10,6 +10,8 @@ import { Matrix, capacityFor } from "./matrix.js";
 
 /** Scalars that the page draws; every run has them. */
 export const SCALARS = ["global_norm", "threshold", "clipped", "nonfinite"];
+/** Shown too where the training script logs it. */
+const LOSS = "loss";
 const PATIENCE = 2000;
 
 export class Stream {
@@ -131,12 +133,14 @@ export class Stream {
     if (first === undefined && known !== null && from > this.run.last_step) return;
     if (last !== undefined && last - from >= room) from = last - room + 1;
     const range = { first: from, last, points: 4096 };
+    const logged = [...this.#columns.values()].some((column) => column.name === LOSS);
+    const scalars = logged ? [...SCALARS, LOSS] : SCALARS;
     const [series, picture] = await Promise.all([
-      getSeries(this.id, SCALARS, range),
+      getSeries(this.id, scalars, range),
       this.names.length ? getHeatmap(this.id, range) : null,
     ]);
     const { matrix } = this;
-    for (const name of SCALARS) {
+    for (const name of scalars) {
       const column = series.columns[name];
       if (!column) continue;
       const values = series.stride === 1 ? column.mean : name === "clipped" ? column.max : column.mean;

@@ -89,6 +89,8 @@ def _strip() -> Component:
             figure("fig-clip", "Clip fraction, last 500"),
             figure("fig-nonfinite", "Non-finite steps"),
             figure("fig-rate", "Throughput"),
+            # Only where the training script logs one.
+            figure("fig-loss", "Loss", beside=True, hidden=True),
         ],
         className="strip six",
         **aria(label="Figures"),
