@@ -21,7 +21,7 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "images" / "run.png"
 BIN = Path(sys.executable).parent
-TROUBLE, CURED = 320, 900
+TROUBLE, CURED = 260, 640
 """Steps: when the threshold is moved, and when the picture is taken."""
 
 

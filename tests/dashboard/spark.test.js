@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { sparkPath } from "../../dashboard/gradhelm_dashboard/assets/spark.js";
+import { sparkPath, thinned } from "../../dashboard/gradhelm_dashboard/assets/spark.js";
 
 test("a line runs from the left to the right edge, the larger the higher", () => {
   assert.equal(sparkPath([0, 1], 10, 12), "M0.0 11.0L10.0 1.0");
@@ -18,4 +18,9 @@ test("one outlier does not flatten the rest", () => {
 
 test("too little to be a line is none", () => {
   assert.equal(sparkPath([5], 10, 10), "");
+});
+
+test("many values become means of equal parts, without what is not finite", () => {
+  assert.deepEqual(thinned([1, 3, NaN, 4, NaN, NaN], 3).map(String), ["2", "4", "NaN"]);
+  assert.deepEqual(thinned([1, 2], 5), [1, 2]);
 });

@@ -75,6 +75,7 @@ export class Chart {
     };
     look(data.global, true);
     if (data.band) look(data.band.max, true);
+    const calm = low;
     if (data.logarithmic) for (const line of data.lines) look(line.values, true);
     const within = (value) => value > 0 && (!high || (value < high * 30 && value > high / 1000));
     for (const value of [...data.threshold.slice(-1), this.proposed]) {
@@ -83,8 +84,9 @@ export class Chart {
         if (data.logarithmic) low = Math.min(low, value);
       }
     }
-    // One layer that dies must not press all others together.
-    if (data.logarithmic && high > 0 && low < high / 1e6) low = high / 1e6;
+    // One layer that dies must not press all others together; nor may one explosion push what is
+    // usual out of sight.
+    if (data.logarithmic && high > 0 && low < high / 1e6) low = Math.max(low, Math.min(high / 1e6, calm / 100));
     return numbers.axisRange(low, high, data.logarithmic) ?? (data.logarithmic ? [0.1, 10] : [0, 1]);
   }
 
