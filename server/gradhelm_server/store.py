@@ -23,6 +23,9 @@ Work = Callable[[Connection], T]
 MAX_GROUP = 256
 """Writes that share one commit at most, so that the first of them does not wait for long."""
 
+READERS = 40
+"""Connections that read at the same time: one for each worker thread there can be."""
+
 
 class Store:
     """Reads and writes of one database. ``close`` it when done."""
@@ -101,7 +104,12 @@ class Store:
 def _engine(url: str, *, writing: bool) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
         return create_engine(url)
-    engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+    engine = create_engine(
+        url,
+        connect_args={"timeout": 30, "check_same_thread": False},
+        pool_size=1 if writing else READERS,
+        max_overflow=0,
+    )
 
     # The driver's own transaction handling begins late and breaks savepoints: take it over.
     @event.listens_for(engine, "connect")
