@@ -137,7 +137,7 @@ def page() -> Component:
                             " and ",
                             html.Code("GRADHELM_TOKEN"),
                             " first; ",
-                            html.Code("gradhelm token create"),
+                            html.Code("gradhelm token create --role ingest"),
                             " makes one.",
                         ]
                     ),
