@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -22,6 +24,8 @@ from .runs import Patience
 from .settings import ServerSettings
 from .state import State
 from .store import Store
+
+log = logging.getLogger(__name__)
 
 POLICY = (
     "default-src 'self'; script-src 'self' {hashes}; style-src 'self' 'unsafe-inline'; "
@@ -70,8 +74,10 @@ def _api(state: State) -> FastAPI:
     async def readyz() -> JSONResponse:
         try:
             await state.store.read(lambda connection: connection.execute(text("SELECT 1")))
-        except Exception:
+        except DBAPIError:
             return JSONResponse({"status": "the database does not answer"}, 503)
+        if not state.store.alive:
+            return JSONResponse({"status": "nothing can be stored"}, 503)
         return JSONResponse({"status": "ok"})
 
     @app.exception_handler(ApiError)
@@ -87,6 +93,12 @@ def _api(state: State) -> FastAPI:
     @app.exception_handler(BodyTooLarge)
     async def too_large(_: Request, __: BodyTooLarge) -> JSONResponse:
         return JSONResponse(error_body("too_large", "at most 1 MiB is accepted"), 413)
+
+    @app.exception_handler(DBAPIError)
+    async def unstored(_: Request, error: DBAPIError) -> JSONResponse:
+        log.error("the database refused a request: %s", error.orig)
+        body = error_body("try_later", "the database cannot do this at the moment; try again")
+        return JSONResponse(body, 503, {"Retry-After": "5"})
 
     @app.exception_handler(HTTPException)
     async def other(_: Request, error: HTTPException) -> JSONResponse:

@@ -21,7 +21,7 @@ from gradhelm import wire
 from .clock import rfc3339
 from .errors import ApiError
 from .events import add_event
-from .tables import control_events, control_versions, runs
+from .tables import control_events, control_versions, runs, segments
 
 PENDING = ("pending", "delivered")
 _rules = msgspec.json.Decoder(tuple[wire.Rule, ...])
@@ -59,67 +59,83 @@ def pack_rules(rules: tuple[wire.Rule, ...]) -> str:
 
 
 def desired(connection: Connection, run: str) -> wire.Change:
-    """The newest version; version 0 is what the training script says."""
-    row = connection.execute(
-        select(control_versions.c.version, control_versions.c.rules)
-        .where(control_versions.c.run_id == run)
-        .order_by(control_versions.c.version.desc())
+    """The newest version that was not refused; version 0 is what the training script says."""
+    latest = _latest(connection, run)
+    wanted = [version for version, status in latest.items() if status in (*PENDING, "applied")]
+    return _change(connection, run, max(wanted, default=0))
+
+
+def in_force(connection: Connection, run: str) -> tuple[wire.Change, Any]:
+    """What the trainer of today last said that it applied, and the event (None: as coded).
+
+    Of today: one that was started again begins with what its script says.
+    """
+    events = control_events
+    today = (
+        select(segments.c.segment)
+        .where(segments.c.run_id == run)
+        .order_by(segments.c.ordinal.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    event = connection.execute(
+        select(events)
+        .where(events.c.run_id == run, events.c.status == "applied", events.c.segment == today)
+        .order_by(events.c.id.desc())
         .limit(1)
     ).one_or_none()
-    if row is not None:
-        return wire.Change(row.version, _rules.decode(row.rules))
-    coded = connection.scalar(select(runs.c.coded).where(runs.c.id == run))
-    return wire.Change(0, _rules.decode(coded or "[]"))
+    return _change(connection, run, 0 if event is None else event.version), event
+
+
+def _change(connection: Connection, run: str, version: int) -> wire.Change:
+    if version == 0:
+        rules = connection.scalar(select(runs.c.coded).where(runs.c.id == run))
+    else:
+        rules = connection.scalar(
+            select(control_versions.c.rules).where(
+                control_versions.c.run_id == run, control_versions.c.version == version
+            )
+        )
+    return wire.Change(version, _rules.decode(rules or "[]"))
+
+
+def _latest(connection: Connection, run: str) -> dict[int, str]:
+    """Version -> what was last said of it."""
+    rows = connection.execute(
+        select(control_events.c.version, control_events.c.status)
+        .where(control_events.c.run_id == run)
+        .order_by(control_events.c.id)
+    )
+    return {version: status for version, status in rows}
 
 
 def document(connection: Connection, run: str) -> dict[str, Any]:
     """The control document as REST shows it."""
     row = connection.execute(
-        select(runs.c.limits, runs.c.threshold_name, runs.c.coded, runs.c.created_at).where(
-            runs.c.id == run
-        )
+        select(runs.c.limits, runs.c.threshold_name, runs.c.created_at).where(runs.c.id == run)
     ).one()
-    change = desired(connection, run)
-    limits = read_limits(row.limits)
-    events = control_events
+    newest = max(_latest(connection, run), default=0)
+    wanted = _change(connection, run, newest)
     latest = connection.execute(
-        select(events)
-        .where(events.c.run_id == run, events.c.version == change.version)
-        .order_by(events.c.id.desc())
+        select(control_events)
+        .where(control_events.c.run_id == run, control_events.c.version == newest)
+        .order_by(control_events.c.id.desc())
         .limit(1)
     ).one_or_none()
-    applied = connection.execute(
-        select(events)
-        .where(events.c.run_id == run, events.c.status == "applied")
-        .order_by(events.c.version.desc(), events.c.id)
-        .limit(1)
-    ).one_or_none()
-    coded = _rules.decode(row.coded)
-    in_force: dict[str, Any] = {
-        "version": 0,
-        "step": None,
-        "at": rfc3339(row.created_at),
-        "values": _values(coded, None),
-    }
-    if applied is not None:
-        rules = connection.scalar(
-            select(control_versions.c.rules).where(
-                control_versions.c.run_id == run, control_versions.c.version == applied.version
-            )
-        )
-        in_force = {
-            "version": applied.version,
-            "step": applied.step,
-            "at": rfc3339(applied.at),
-            "values": _values(_rules.decode(rules or "[]"), None),
-        }
+    applied, event = in_force(connection, run)
+    limits = read_limits(row.limits)
     return {
-        "version": change.version,
-        "desired": _as_json(change.rules),
+        "version": newest,
+        "desired": _as_json(wanted.rules),
         "status": latest.status if latest is not None else "applied",
         "why": latest.why if latest is not None else None,
         "step": latest.step if latest is not None else None,
-        "applied": in_force,
+        "applied": {
+            "version": applied.version,
+            "step": event.step if event is not None else None,
+            "at": rfc3339(event.at if event is not None else row.created_at),
+            "values": _values(applied.rules, None),
+        },
         **shown_limits(limits),
         "read_only": not limits.values,
         "why_read_only": limits.why_not,
@@ -144,23 +160,28 @@ def put(connection: Connection, run: str, request: Request, now: float) -> int:
             return earlier
     if row.ended is not None:
         raise ApiError(409, "run_ended", f"the run has {row.ended}; nothing can be changed in it")
-    current = desired(connection, run)
-    if request.expected != current.version:
+    latest = _latest(connection, run)
+    newest = max(latest, default=0)
+    if request.expected != newest:
         raise ApiError(
             412,
             "stale",
-            f"the control document is at version {current.version}, not {request.expected}; "
+            f"the control document is at version {newest}, not {request.expected}; "
             "look at it and try again",
             {"current": document(connection, run)},
         )
-    before = _values(current.rules, request.match)
+    # A change is based on what waits to be applied, if anything does, else on what is in force:
+    # never on what the trainer refused.
+    waits = latest.get(newest) in PENDING
+    base = _change(connection, run, newest) if waits else in_force(connection, run)[0]
+    before = _values(base.rules, request.match)
     after = before | request.values
     _check(read_limits(row.limits), before, request)
     rules = (
-        *(rule for rule in current.rules if rule.match != request.match),
+        *(rule for rule in base.rules if rule.match != request.match),
         wire.Rule(after, request.match),
     )
-    version = current.version + 1
+    version = newest + 1
     connection.execute(
         insert(control_versions),
         {
@@ -189,18 +210,28 @@ def add_status(
     status: str,
     now: float,
     *,
+    segment: str | None = None,
     step: int | None = None,
     why: str | None = None,
 ) -> None:
     connection.execute(
         insert(control_events),
-        {"run_id": run, "version": version, "status": status, "step": step, "why": why, "at": now},
+        {
+            "run_id": run,
+            "version": version,
+            "segment": segment,
+            "status": status,
+            "step": step,
+            "why": why,
+            "at": now,
+        },
     )
 
 
 def report(
     connection: Connection,
     run: str,
+    segment: str,
     message: wire.Applied | wire.Delivered | wire.Rejected,
     now: float,
 ) -> dict[str, Any] | None:
@@ -218,7 +249,7 @@ def report(
     statuses = _statuses(connection, run, message.version)
     if isinstance(message, wire.Delivered):
         if statuses[-1] == "pending":
-            add_status(connection, run, message.version, "delivered", now)
+            add_status(connection, run, message.version, "delivered", now, segment=segment)
         return None
     if isinstance(message, wire.Rejected):
         if statuses[-1] != "rejected":
@@ -228,6 +259,7 @@ def report(
                 message.version,
                 "rejected",
                 now,
+                segment=segment,
                 step=message.step,
                 why=message.why,
             )
@@ -236,11 +268,12 @@ def report(
         control_events.c.run_id == run,
         control_events.c.version == message.version,
         control_events.c.status == "applied",
+        control_events.c.segment == segment,
         control_events.c.step == message.step,
     )
     if connection.execute(repeated).first() is not None:
         return None
-    add_status(connection, run, message.version, "applied", now, step=message.step)
+    add_status(connection, run, message.version, "applied", now, segment=segment, step=message.step)
     values = _values(message.rules, None)
     name = connection.scalar(select(runs.c.threshold_name).where(runs.c.id == run))
     again = " again" if "applied" in statuses else ""
@@ -310,15 +343,7 @@ def _statuses(connection: Connection, run: str, version: int) -> list[str]:
 
 def _waiting(connection: Connection, run: str) -> list[int]:
     """Versions that no trainer has applied or refused yet."""
-    newest: dict[int, str] = {
-        row.version: row.status
-        for row in connection.execute(
-            select(control_events.c.version, control_events.c.status)
-            .where(control_events.c.run_id == run)
-            .order_by(control_events.c.id)
-        )
-    }
-    return [version for version, status in newest.items() if status in PENDING]
+    return [v for v, status in _latest(connection, run).items() if status in PENDING]
 
 
 def _earlier(connection: Connection, run: str, request: Request) -> int | None:

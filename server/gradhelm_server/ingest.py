@@ -16,6 +16,7 @@ from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from gradhelm import wire
 from gradhelm.errors import WireError
@@ -94,6 +95,10 @@ class TrainerConnection:
         except ApiError as error:
             code = wire.CloseCode.RUN_IS_TAKEN if error.status == 409 else wire.CloseCode.TRY_LATER
             await self.close(code, error.message)
+            return
+        except DBAPIError as error:
+            _log_unstored(self.run, error)
+            await self.close(wire.CloseCode.TRY_LATER)
             return
         if change.version > hello.version:
             self.tell(change)
@@ -215,7 +220,7 @@ class TrainerConnection:
         message: wire.Applied | wire.Delivered | wire.Rejected,
         now: float,
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        event = control.report(connection, self.run, message, now)
+        event = control.report(connection, self.run, self.segment, message, now)
         return control.document(connection, self.run), event
 
     def _finish(
@@ -233,9 +238,10 @@ class TrainerConnection:
             future, then = await self._waiting.get()
             try:
                 result = await asyncio.wrap_future(future)
-            except Exception:
+            except Exception as error:
                 # Not stored, so not acknowledged: the trainer keeps it and comes back.
-                log.exception("run %s: what its trainer sent could not be stored", self.run)
+                if self._ending is None:  # once, not for all that was queued behind it
+                    _log_unstored(self.run, error)
                 self.tell_end(wire.CloseCode.TRY_LATER)
             else:
                 then(result)
@@ -302,3 +308,11 @@ class TrainerConnection:
         # A close frame holds 123 bytes of reason, not characters.
         words = (reason or wire.CLOSE_REASONS[code]).encode()[:120].decode(errors="ignore")
         await self.socket.close(code, words)
+
+
+def _log_unstored(run: str, error: Exception) -> None:
+    """A full disk or a locked database is told in a line; anything else is ours to mend."""
+    if isinstance(error, DBAPIError):
+        log.error("run %s: cannot store what its trainer sends: %s", run, error.orig)
+    else:
+        log.error("run %s: cannot store what its trainer sends", run, exc_info=error)

@@ -139,7 +139,10 @@ class Reader:
         while level < LEVELS and FACTOR ** (level + 1) <= stride:
             level += 1
         found = self._pieces(part, layout, at, level, stride)
-        return Piece.joined(found).coarsen(1) if found else Piece.empty(len(at))
+        if not found:
+            return Piece.empty(len(at))
+        piece = Piece.joined(found)
+        return piece if stride == 1 else piece.coarsen(1)
 
     def _pieces(
         self, part: Stretch, layout: int, at: Indices, level: int, stride: int
@@ -204,9 +207,14 @@ class Reader:
             & (frames.c.segment == part.segment)
             & (frames.c.layout == layout)
         )
-        # Frames of a layout follow one another, so the search begins at the one that holds
-        # the first step instead of reading all that lie before it.
-        start = select(func.max(frames.c.first_step)).where(mine, frames.c.first_step <= part.first)
+        # Frames of a layout follow one another, so the search begins at the first one that
+        # reaches the stretch instead of reading all that lie before it.
+        start = (
+            select(frames.c.first_step)
+            .where(mine, frames.c.last_step >= part.first)
+            .order_by(frames.c.last_step, frames.c.first_step)
+            .limit(1)
+        )
         rows = self.connection.execute(
             select(frames.c.payload, frames.c.steps)
             .where(
@@ -234,7 +242,12 @@ def _series(found: list[tuple[Piece, int]], stride: int) -> Series:
     if found:
         piece = Piece.joined([piece.column(at) for piece, at in found])
         piece = piece.rows(np.flatnonzero((piece.count + piece.nonfinite)[:, 0] > 0))
-        piece = piece.rows(np.argsort(piece.ids, kind="stable")).coarsen(1)
+        piece = piece.rows(np.argsort(piece.ids, kind="stable"))
+        if stride == 1:  # a scalar may be logged again for the same step: the last word wins
+            last = np.append(piece.ids[1:] != piece.ids[:-1], True)
+            piece = piece.rows(np.flatnonzero(last[: len(piece)]))
+        else:
+            piece = piece.coarsen(1)
     # A NaN or infinite value has no place in minima and maxima; the non-finite count tells it.
     empty = piece.count[:, 0] == 0
     nan = np.float32(np.nan)

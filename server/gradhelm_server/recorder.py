@@ -189,9 +189,12 @@ class Recorder:
                 ],
             )
         group.last_step = int(steps[-1])
-        events: tuple[dict[str, Any], ...] = ()
-        if frame.group == 0:
-            events = self._observe(connection, group, steps, times, values, now)
+        if frame.group != 0:
+            self._advance(connection, frame.seq)
+            return Recorded(frame.seq, group.layout, tuple(group.indices))
+        # The clip's own rows alone say which steps a segment holds: a scalar may be logged before
+        # the first of them, and would else hide what an older segment has there.
+        events = self._observe(connection, group, steps, times, values, now)
         self._advance(connection, frame.seq, int(steps[0]), int(steps[-1]))
         return Recorded(frame.seq, group.layout, tuple(group.indices), events=events)
 

@@ -49,7 +49,7 @@ def begin(connection: Connection, hello: wire.Hello, now: float) -> int:
             segments.c.run_id == hello.run, segments.c.segment == hello.segment
         )
     )
-    values = {
+    values: dict[str, Any] = {
         "limits": msgspec.json.encode(hello.limits).decode(),
         "last_heard_at": now,
         "ended": None,
@@ -66,10 +66,7 @@ def begin(connection: Connection, hello: wire.Hello, now: float) -> int:
                 "config": _config(hello.config),
                 "tags": json.dumps(hello.tags),
                 "note": "",
-                "strategy": hello.strategy,
-                "threshold_name": hello.threshold,
-                "threshold": _coded_threshold(hello),
-                "coded": pack_rules(hello.coded),
+                **_said_by_the_script(hello),
                 "host": hello.host,
                 "hook": hello.hook,
                 "created_at": now,
@@ -86,6 +83,8 @@ def begin(connection: Connection, hello: wire.Hello, now: float) -> int:
     elif mark is None and not hello.resume:
         raise ApiError(409, "run_is_taken", wire.CLOSE_REASONS[wire.CloseCode.RUN_IS_TAKEN])
     else:
+        if mark is None:  # started again, perhaps with another threshold in its script
+            values |= _said_by_the_script(hello)
         connection.execute(update(runs).where(runs.c.id == hello.run).values(**values))
         if known.ended is not None:
             add_event(connection, hello.run, now, kind="status", text="The run goes on")
@@ -353,8 +352,11 @@ def _config(text: str) -> str:
         return "{}"
 
 
-def _coded_threshold(hello: wire.Hello) -> float | None:
-    for rule in hello.coded:
-        if rule.match is None and hello.threshold in rule.values:
-            return rule.values[hello.threshold]
-    return None
+def _said_by_the_script(hello: wire.Hello) -> dict[str, Any]:
+    own = next((rule.values for rule in hello.coded if rule.match is None), {})
+    return {
+        "strategy": hello.strategy,
+        "threshold_name": hello.threshold,
+        "threshold": own.get(hello.threshold) if hello.threshold else None,
+        "coded": pack_rules(hello.coded),
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -70,6 +71,11 @@ class Store:
         self._writer.dispose()
         self._readers.dispose()
 
+    @property
+    def alive(self) -> bool:
+        """Whether anybody would carry out a write."""
+        return self._thread.is_alive()
+
     def _write_forever(self) -> None:
         ended = False
         while not ended:
@@ -80,7 +86,10 @@ class Store:
                 except queue.Empty:
                     break
             ended = group[-1] is None
-            self._commit([item for item in group if item is not None])
+            # From here on they cannot be cancelled, so that their results can be set.
+            self._commit(
+                [item for item in group if item and item[1].set_running_or_notify_cancel()]
+            )
 
     def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
         done: list[tuple[Future[Any], Any]] = []
@@ -89,9 +98,14 @@ class Store:
                 for work, future in group:
                     try:
                         with connection.begin_nested():
-                            done.append((future, work(connection)))
+                            result = work(connection)
                     except Exception as error:
+                        if _rolled_back(connection):
+                            # What comes out is the lost savepoint; what it came of is behind it.
+                            raise error.__context__ or error from None
                         future.set_exception(error)
+                    else:
+                        done.append((future, result))
         except Exception as error:  # the commit itself: nothing of the group is stored
             for _, future in group:
                 if not future.done():
@@ -99,6 +113,15 @@ class Store:
             return
         for future, result in done:
             future.set_result(result)
+
+
+def _rolled_back(connection: Connection) -> bool:
+    """Whether SQLite has given up the whole transaction, as it does when the disk is full.
+
+    Savepoints do not help then: what the neighbours wrote before is gone as well.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    return isinstance(driver, sqlite3.Connection) and not driver.in_transaction
 
 
 def _engine(url: str, *, writing: bool) -> Engine:

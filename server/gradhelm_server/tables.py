@@ -121,6 +121,7 @@ frames = Table(
     Column("payload", LargeBinary, nullable=False),
     UniqueConstraint("run_id", "segment", "seq"),
     Index(None, "run_id", "segment", "layout", "first_step"),
+    Index(None, "run_id", "segment", "layout", "last_step"),
 )
 
 rollups = Table(
@@ -178,6 +179,7 @@ control_events = Table(
     Column("id", Integer, primary_key=True),
     _run_id(),
     Column("version", BigInteger, nullable=False),
+    Column("segment", String(16)),  # whose trainer said so; NULL for the server's own
     Column("status", String(16), nullable=False),
     Column("step", BigInteger),
     Column("why", Text),

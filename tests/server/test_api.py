@@ -186,3 +186,33 @@ def test_health_is_told_to_anybody(server: Running) -> None:
 def test_the_openapi_description_is_whole(server: Running) -> None:
     found = server.get("openapi.json")
     assert "/api/v1/runs/{run}/series" in found["paths"]
+
+
+def test_a_database_that_is_locked_is_told_as_such(tmp_path, monkeypatch) -> None:
+    from sqlalchemy.exc import OperationalError
+
+    from gradhelm_server import runs
+
+    def locked(*_: object) -> None:
+        raise OperationalError("UPDATE", {}, Exception("database is locked"))
+
+    with running(tmp_path / "home") as server, trainer(server.ws, server.token) as fake:
+        monkeypatch.setattr(runs, "change", locked)
+        answer = server.rest.patch(f"/api/v1/runs/{fake.run}", json={"note": "x"})
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"]
+        assert answer.json()["error"]["code"] == "try_later"
+
+
+def test_a_body_that_is_cut_short_costs_no_traceback(server: Running, caplog) -> None:
+    import socket
+
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(
+            f"PATCH /api/v1/runs/x HTTP/1.1\r\nHost: {host}:{port}\r\n"
+            f"Authorization: Bearer {server.token}\r\nContent-Type: application/json\r\n"
+            "Content-Length: 500\r\n\r\n{".encode()
+        )
+    assert server.get("server")["version"]
+    assert "Traceback" not in caplog.text

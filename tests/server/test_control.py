@@ -279,3 +279,42 @@ def test_after_a_resume_the_change_is_applied_anew_and_says_so(server: Running) 
         events = server.get(f"runs/{fake.run}/events", kind="threshold")["events"]
         assert [e["first_step"] for e in events] == [12, 7]
         assert "again" in events[0]["text"]
+
+
+def test_a_refused_change_is_no_base_for_the_next_and_never_sent_again(server: Running) -> None:
+    limits = wire.Limits({"max_norm": wire.Limit(0.01, 100.0)}, factor=3.0)
+    with trainer(server.ws, server.token, limits=limits) as fake:
+        server.put_control(fake.run, 0, max_norm=2.0)
+        fake.say(wire.Applied(1, 5, (wire.Rule({"max_norm": 2.0}),)))
+        eventually(lambda: fate(server, fake.run, 1) == "applied")
+        server.put_control(fake.run, 1, max_norm=6.0)
+        fake.say(wire.Rejected(2, 6, "too soon"))
+        eventually(lambda: fate(server, fake.run, 2) == "rejected")
+        document = control(server, fake.run)
+        assert (document["version"], document["status"]) == (2, "rejected")
+        assert document["applied"]["values"] == {"max_norm": 2.0}
+        assert server.put_control(fake.run, 2, max_norm=7.0).json()["error"]["code"] == "too_far"
+        fake.send(0, fake.rows([1.0] * 10))
+    with trainer(server.ws, server.token, run=fake.run, resume=True, limits=limits) as again:
+        assert again.hear(wire.Change) == wire.Change(1, (wire.Rule({"max_norm": 2.0}),))
+        again.say(wire.Applied(1, 10, (wire.Rule({"max_norm": 2.0}),)))
+        eventually(lambda: control(server, fake.run)["applied"]["step"] == 10)
+        assert server.put_control(fake.run, 2, max_norm=1.5).status_code == 202
+        (newest, *_) = server.get(f"runs/{fake.run}/control/history")["versions"]
+        assert (newest["version"], newest["from"]) == (3, {"max_norm": 2.0})
+
+
+def test_a_trainer_started_again_is_in_force_as_its_script_says_until_it_applies(server) -> None:
+    with trainer(server.ws, server.token) as fake:
+        server.put_control(fake.run, 0, max_norm=4.0)
+        fake.say(wire.Applied(1, 5, (wire.Rule({"max_norm": 4.0}),)))
+        fake.send(0, fake.rows([1.0] * 10))
+    coded = (wire.Rule({"max_norm": 0.7}),)
+    with trainer(server.ws, server.token, run=fake.run, resume=True, coded=coded) as again:
+        document = control(server, fake.run)
+        assert document["applied"]["version"] == 0
+        assert document["applied"]["values"] == {"max_norm": 0.7}
+        again.hear(wire.Change)
+        again.say(wire.Rejected(1, 10, "more than the factor"))
+        eventually(lambda: fate(server, fake.run, 1) == "rejected")
+        assert control(server, fake.run)["applied"]["values"] == {"max_norm": 0.7}

@@ -216,3 +216,48 @@ def test_a_reader_of_nothing_finds_nothing(server: Running) -> None:
     with server.store.reading() as connection:
         found = Reader(connection, "no-such-run").series([0], 0, 10, 1)
     assert len(found[0].step) == 0
+
+
+def logged(fake, steps: list[int], values: list[float]) -> wire.Frame:
+    fake.seq += 1
+    times = np.zeros(len(steps))
+    rows = np.array(values, np.float32)[:, None]
+    return wire.pack_frame(fake.seq, 1, 0, np.array(steps, np.uint64), times, rows)
+
+
+def test_a_scalar_logged_late_hides_nothing_and_the_last_word_wins(server: Running) -> None:
+    """A later frame may begin with the step that the one before ended with."""
+    segment = "00112233445566bb"
+    with trainer(server.ws, server.token, segment=segment) as fake:
+        fake.send(0, fake.rows([1.0] * 40))
+        columns = (wire.Column("loss", "log"),)
+        fake.say(wire.Columns(1, 0, columns))
+        fake.say(logged(fake, list(range(10, 17)), [float(i) for i in range(10, 17)]))
+        fake.say(logged(fake, [16, 17, 18], [116.0, 17.0, 18.0]))
+        while fake.hear(wire.Ack).seq < fake.seq:
+            pass
+    for first, steps in ((0, range(10, 19)), (16, range(16, 19)), (12, range(12, 19))):
+        found = server.get(f"runs/{fake.run}/series", columns="loss", first=first)["columns"]
+        assert found["loss"]["step"] == list(steps)
+        by_step = dict(zip(found["loss"]["step"], found["loss"]["mean"], strict=True))
+        assert by_step[16] == 116.0
+        assert found["loss"]["min"] == found["loss"]["mean"] == found["loss"]["max"]
+    # After a restart, too, the rollup has all that was logged.
+    with trainer(server.ws, server.token, run=fake.run, segment=segment) as again:
+        again.say(wire.Columns(1, 0, columns))
+        again.say(logged(again, [40], [1.0]))
+        again.hear(wire.Ack)
+    coarse = server.get(f"runs/{fake.run}/series", columns="loss", points=3)
+    assert coarse["stride"] == 16
+    assert coarse["columns"]["loss"]["max"] == [15.0, 116.0, 1.0]
+
+
+def test_a_scalar_logged_before_a_resume_hides_nothing_of_before(server: Running) -> None:
+    with trainer(server.ws, server.token) as fake:
+        fake.send(0, fake.rows([1.0] * 20))
+    with trainer(server.ws, server.token, run=fake.run, resume=True) as again:
+        again.say(wire.Columns(1, 0, (wire.Column("lr0", "log"),)))
+        again.say(logged(again, [0], [0.1]))
+        again.send(20, again.rows([2.0] * 5))
+    found = server.get(f"runs/{fake.run}/series", columns="global_norm")["columns"]
+    assert found["global_norm"]["step"] == list(range(25))

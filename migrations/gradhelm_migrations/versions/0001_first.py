@@ -83,6 +83,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("run_id", sa.String(length=36), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("segment", sa.String(length=16), nullable=True),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("step", sa.BigInteger(), nullable=True),
         sa.Column("why", sa.Text(), nullable=True),
@@ -157,6 +158,12 @@ def upgrade() -> None:
         ["run_id", "segment", "layout", "first_step"],
         unique=False,
     )
+    op.create_index(
+        op.f("ix_frames_run_id_segment_layout_last_step"),
+        "frames",
+        ["run_id", "segment", "layout", "last_step"],
+        unique=False,
+    )
     op.create_table(
         "layouts",
         sa.Column("run_id", sa.String(length=36), nullable=False),
@@ -206,6 +213,7 @@ def downgrade() -> None:
     op.drop_table("segments")
     op.drop_table("rollups")
     op.drop_table("layouts")
+    op.drop_index(op.f("ix_frames_run_id_segment_layout_last_step"), table_name="frames")
     op.drop_index(op.f("ix_frames_run_id_segment_layout_first_step"), table_name="frames")
     op.drop_table("frames")
     op.drop_index(op.f("ix_events_run_id_kind_id"), table_name="events")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
 from sqlalchemy import Connection, Row
+from starlette.requests import ClientDisconnect
 
 from gradhelm import wire
 
@@ -58,6 +59,8 @@ async def read_json(request: Request) -> dict[str, Any]:
         # NaN and Infinity, which Python takes for numbers, are refused where a number is wanted:
         # there the answer can say which ones are accepted.
         body = json.loads(await request.body(), object_pairs_hook=_once_each)
+    except ClientDisconnect:
+        raise ApiError(400, "cut_short", "the body ended before its length was reached") from None
     except (ValueError, RecursionError) as error:
         raise ApiError(422, "bad_json", f"the body is not proper JSON: {error}"[:300]) from None
     if not isinstance(body, dict):
