@@ -47,7 +47,8 @@ class Run:
     """What :func:`gradhelm.attach` returns. Made there only.
 
     id: UUIDv7. url: the run's page. Closed at the end of the ``with`` block, by :meth:`close`, or
-    when the process ends (as failed if an exception ended it).
+    when the process ends: as failed if an exception ended it, as stopped by Ctrl-C. At that point
+    ``sys.exit("reason")`` looks like a proper end; inside a ``with`` block it counts as failed.
     """
 
     def __init__(

@@ -13,11 +13,12 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import anyio.to_thread
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -97,15 +98,11 @@ class Store:
             with self._writer.begin() as connection:
                 for work, future in group:
                     try:
-                        with connection.begin_nested():
-                            result = work(connection)
+                        done.append((future, _attempt(connection, work)))
                     except Exception as error:
                         if _rolled_back(connection):
-                            # What comes out is the lost savepoint; what it came of is behind it.
-                            raise error.__context__ or error from None
+                            raise
                         future.set_exception(error)
-                    else:
-                        done.append((future, result))
         except Exception as error:  # the commit itself: nothing of the group is stored
             for _, future in group:
                 if not future.done():
@@ -113,6 +110,19 @@ class Store:
             return
         for future, result in done:
             future.set_result(result)
+
+
+def _attempt(connection: Connection, work: Work[T]) -> T:
+    """What ``work`` returns, under a savepoint; what it raises is raised even if that is lost."""
+    savepoint = connection.begin_nested()
+    try:
+        result = work(connection)
+    except Exception:
+        with suppress(DBAPIError):
+            savepoint.rollback()
+        raise
+    savepoint.commit()
+    return result
 
 
 def _rolled_back(connection: Connection) -> bool:

@@ -245,7 +245,7 @@ def test_a_scalar_logged_late_hides_nothing_and_the_last_word_wins(server: Runni
     # After a restart, too, the rollup has all that was logged.
     with trainer(server.ws, server.token, run=fake.run, segment=segment) as again:
         again.say(wire.Columns(1, 0, columns))
-        again.say(logged(again, [40], [1.0]))
+        again.say(logged(again, [39], [1.0]))
         again.hear(wire.Ack)
     coarse = server.get(f"runs/{fake.run}/series", columns="loss", points=3)
     assert coarse["stride"] == 16
