@@ -45,3 +45,8 @@ test("ages are said in words", () => {
   assert.deepEqual([1, 42, 300, 7200, 100_000, 400_000].map((s) => numbers.ago(0, s * 1000)),
     ["just now", "42 s ago", "5 min ago", "2 h ago", "yesterday", "4 days ago"]);
 });
+
+test("a tick fits into a phone's margin, whatever its size", () => {
+  const ticks = [1e6, 1e4, 1000, 100, 1, 0.25, 0.001, 1e-4, 2e5].map(numbers.tick);
+  assert.deepEqual(ticks, ["1e6", "1e4", "1,000", "100", "1", "0.25", "0.001", "1e-4", "2e5"]);
+});

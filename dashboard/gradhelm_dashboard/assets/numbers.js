@@ -106,11 +106,11 @@ export function logTicks(low, high, most = 8) {
   return ticks.filter(within);
 }
 
-/** A tick's label: 1, 0.1, 0.01, then 1e-4. */
+/** A tick's label, short enough for a phone's margin: 1e4, 1,000, 1, 0.1, 0.01, then 1e-4. */
 export function tick(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e5 || size < 1e-3) return value.toExponential().replace("e+", "e");
+  if (size >= 1e4 || size < 1e-3) return value.toExponential().replace("e+", "e");
   return size >= 1000 ? group.format(value) : String(Number(value.toPrecision(4)));
 }
 
