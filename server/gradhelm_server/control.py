@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Row, insert, select
 
 from gradhelm import wire
 
@@ -65,7 +65,7 @@ def desired(connection: Connection, run: str) -> wire.Change:
     return _change(connection, run, max(wanted, default=0))
 
 
-def in_force(connection: Connection, run: str) -> tuple[wire.Change, Any]:
+def in_force(connection: Connection, run: str) -> tuple[wire.Change, Row[Any] | None]:
     """What the trainer of today last said that it applied, and the event (None: as coded).
 
     Of today: one that was started again begins with what its script says.
@@ -109,23 +109,29 @@ def _latest(connection: Connection, run: str) -> dict[int, str]:
     return {version: status for version, status in rows}
 
 
+def newest(connection: Connection, run: str) -> Row[Any] | None:
+    """What was last said of the newest version; None while there is only the coded one."""
+    events = control_events
+    found: Row[Any] | None = connection.execute(
+        select(events)
+        .where(events.c.run_id == run)
+        .order_by(events.c.version.desc(), events.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    return found
+
+
 def document(connection: Connection, run: str) -> dict[str, Any]:
     """The control document as REST shows it."""
     row = connection.execute(
         select(runs.c.limits, runs.c.threshold_name, runs.c.created_at).where(runs.c.id == run)
     ).one()
-    newest = max(_latest(connection, run), default=0)
-    wanted = _change(connection, run, newest)
-    latest = connection.execute(
-        select(control_events)
-        .where(control_events.c.run_id == run, control_events.c.version == newest)
-        .order_by(control_events.c.id.desc())
-        .limit(1)
-    ).one_or_none()
+    latest = newest(connection, run)
+    wanted = _change(connection, run, 0 if latest is None else latest.version)
     applied, event = in_force(connection, run)
     limits = read_limits(row.limits)
     return {
-        "version": newest,
+        "version": wanted.version,
         "desired": _as_json(wanted.rules),
         "status": latest.status if latest is not None else "applied",
         "why": latest.why if latest is not None else None,
@@ -143,17 +149,14 @@ def document(connection: Connection, run: str) -> dict[str, Any]:
     }
 
 
-def put(connection: Connection, run: str, request: Request, now: float) -> int:
-    """Make the next version. Returns its number, or that of an equal earlier request.
+def put(connection: Connection, row: Row[Any], request: Request, now: float) -> int:
+    """Make the next version of the run in ``row``. Returns its number, or that of an equal
+    earlier request.
 
-    Raises ApiError: 404 no such run, 409 ended, 412 ``expected`` is not the newest version,
-    422 outside the limits or unknown values, 409 an idempotency key used for another request.
+    Raises ApiError: 409 ended, 412 ``expected`` is not the newest version, 422 outside the limits
+    or unknown values, 409 an idempotency key used for another request.
     """
-    row = connection.execute(
-        select(runs).where(runs.c.id == run, runs.c.deleted_at.is_(None))
-    ).one_or_none()
-    if row is None:
-        raise ApiError(404, "not_found", f"there is no run {run}")
+    run: str = row.id
     if request.key is not None:
         earlier = _earlier(connection, run, request)
         if earlier is not None:
@@ -161,19 +164,19 @@ def put(connection: Connection, run: str, request: Request, now: float) -> int:
     if row.ended is not None:
         raise ApiError(409, "run_ended", f"the run has {row.ended}; nothing can be changed in it")
     latest = _latest(connection, run)
-    newest = max(latest, default=0)
-    if request.expected != newest:
+    current = max(latest, default=0)
+    if request.expected != current:
         raise ApiError(
             412,
             "stale",
-            f"the control document is at version {newest}, not {request.expected}; "
+            f"the control document is at version {current}, not {request.expected}; "
             "look at it and try again",
             {"current": document(connection, run)},
         )
     # A change is based on what waits to be applied, if anything does, else on what is in force:
     # never on what the trainer refused.
-    waits = latest.get(newest) in PENDING
-    base = _change(connection, run, newest) if waits else in_force(connection, run)[0]
+    waiting = [version for version, status in latest.items() if status in PENDING]
+    base = _change(connection, run, current) if current in waiting else in_force(connection, run)[0]
     before = _values(base.rules, request.match)
     after = before | request.values
     _check(read_limits(row.limits), before, request)
@@ -181,7 +184,7 @@ def put(connection: Connection, run: str, request: Request, now: float) -> int:
         *(rule for rule in base.rules if rule.match != request.match),
         wire.Rule(after, request.match),
     )
-    version = newest + 1
+    version = current + 1
     connection.execute(
         insert(control_versions),
         {
@@ -197,7 +200,7 @@ def put(connection: Connection, run: str, request: Request, now: float) -> int:
             "idempotency_key": request.key,
         },
     )
-    for older in _waiting(connection, run):
+    for older in waiting:
         add_status(connection, run, older, "superseded", now)
     add_status(connection, run, version, "pending", now)
     return version
@@ -295,8 +298,9 @@ def report(
 
 def expire(connection: Connection, run: str, now: float) -> None:
     """The run is over: what was not applied never will be."""
-    for version in _waiting(connection, run):
-        add_status(connection, run, version, "expired", now, why="the run ended before")
+    for version, status in _latest(connection, run).items():
+        if status in PENDING:
+            add_status(connection, run, version, "expired", now, why="the run ended before")
 
 
 def history(connection: Connection, run: str) -> list[dict[str, Any]]:
@@ -339,11 +343,6 @@ def _statuses(connection: Connection, run: str, version: int) -> list[str]:
             .order_by(control_events.c.id)
         )
     )
-
-
-def _waiting(connection: Connection, run: str) -> list[int]:
-    """Versions that no trainer has applied or refused yet."""
-    return [v for v, status in _latest(connection, run).items() if status in PENDING]
 
 
 def _earlier(connection: Connection, run: str, request: Request) -> int | None:

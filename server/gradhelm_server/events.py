@@ -9,8 +9,6 @@ from sqlalchemy import Connection, insert, select
 from .clock import rfc3339
 from .tables import events
 
-KINDS = ("clip_burst", "spike", "nonfinite", "threshold", "gap", "status")
-
 
 def add_event(
     connection: Connection,

@@ -17,6 +17,8 @@ from gradhelm import wire
 
 MAILBOX_BYTES = 4 * 1024 * 1024
 MAILBOX_EVENTS = 256
+PACE_WATCHED, PACE_ALONE = 100, 1000
+"""Milliseconds between a trainer's frames, while somebody watches and otherwise."""
 
 
 class Trainer(Protocol):
@@ -84,15 +86,13 @@ class Viewer:
 class Hub:
     """Who watches which run, and who trains it. Lives on the event loop."""
 
-    def __init__(self, *, pace_watched: int = 100, pace_alone: int = 1000) -> None:
+    def __init__(self) -> None:
         self._viewers: dict[str, set[Viewer]] = {}
         self.trainers: dict[str, Trainer] = {}
-        self._pace_watched = pace_watched
-        self._pace_alone = pace_alone
 
     def pace(self, run: str) -> int:
         """Milliseconds between a trainer's frames."""
-        return self._pace_watched if self._viewers.get(run) else self._pace_alone
+        return PACE_WATCHED if self._viewers.get(run) else PACE_ALONE
 
     def watch(self, run: str, viewer: Viewer) -> None:
         self._viewers.setdefault(run, set()).add(viewer)

@@ -274,7 +274,7 @@ class TrainerConnection:
         if isinstance(result, wire.Refused):
             self.tell(result)
         elif result:
-            shown = [{"index": c["idx"], "name": c["name"], "kind": c["kind"]} for c in result]
+            shown = [runs.show_column(c["idx"], c["name"], c["kind"]) for c in result]
             self.state.hub.publish(self.run, "columns", {"columns": shown})
 
     def _reported(self, result: tuple[dict[str, Any], dict[str, Any] | None]) -> None:

@@ -8,13 +8,12 @@ from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from . import control, runs
 from .errors import ApiError
 from .hub import Viewer
 from .state import State, state_of
-from .tables import columns
 
 router = APIRouter()
 TICK = 1.0
@@ -80,14 +79,6 @@ async def _until_gone(socket: WebSocket) -> None:
 def _everything(connection: Connection, run: str, state: State) -> list[dict[str, Any]]:
     return [
         {"type": "run", "run": runs.get(connection, run, time.time(), state.patience)},
-        {
-            "type": "columns",
-            "columns": [
-                {"index": row.idx, "name": row.name, "kind": row.kind}
-                for row in connection.execute(
-                    select(columns).where(columns.c.run_id == run).order_by(columns.c.idx)
-                )
-            ],
-        },
+        {"type": "columns", "columns": runs.all_columns(connection, run)},
         {"type": "control", "control": control.document(connection, run)},
     ]

@@ -20,7 +20,7 @@ from gradhelm.errors import WireError
 from . import tables
 from .detect import Detector, Event, Observed
 from .events import add_event
-from .matrix import Reader, Stretch, pack_payload
+from .matrix import Reader, Stretch, column_names, pack_payload
 from .rollup import FACTOR, LEVELS, Piece, Pyramid
 
 RECENT = 500
@@ -107,14 +107,8 @@ class Recorder:
             raise WireError(f"more than {wire.MAX_GROUP} columns in group {message.group}")
         if len({*group.names, *(c.name for c in fresh)}) < len(group.names) + len(fresh):
             raise WireError(f"a column name stands twice in group {message.group}")
-        existing = dict(
-            connection.execute(
-                select(tables.columns.c.name, tables.columns.c.idx).where(
-                    tables.columns.c.run_id == self.run
-                )
-            ).all()
-        )
-        added = [
+        existing = column_names(connection, self.run)
+        added: list[dict[str, Any]] = [
             {
                 "run_id": self.run,
                 "idx": index,
@@ -371,13 +365,7 @@ class Recorder:
     def _resume(self, connection: Connection, first: int, last: int) -> None:
         """Take up the recent steps and open events where the last process left them."""
         reader = Reader(connection, self.run, self.segment)
-        names = dict(
-            connection.execute(
-                select(tables.columns.c.name, tables.columns.c.idx).where(
-                    tables.columns.c.run_id == self.run
-                )
-            ).all()
-        )
+        names = column_names(connection, self.run)
         wanted = [names.get(n, -1) for n in ("global_norm", "clipped", "nonfinite")]
         part = Stretch(self.segment, max(first, last - RECENT + 1), last)
         for layout, held in reader.layouts.items():

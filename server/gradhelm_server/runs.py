@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, 
 from gradhelm import wire
 
 from .clock import rfc3339
-from .control import document, pack_rules
+from .control import newest, pack_rules
 from .errors import ApiError
 from .events import add_event
 from .settings import ServerSettings
@@ -38,16 +38,19 @@ class Patience(NamedTuple):
         return cls(settings.stale_after, settings.failed_after)
 
 
-def begin(connection: Connection, hello: wire.Hello, now: float) -> int:
-    """Note that a trainer speaks for a run; returns the high-water mark of its segment.
+def begin(connection: Connection, hello: wire.Hello, now: float) -> None:
+    """Note that a trainer speaks for a run, in a segment that has a row from here on.
 
     Raises ApiError 409 when the run exists and the trainer did not say that it resumes it.
     """
     known = connection.execute(select(runs).where(runs.c.id == hello.run)).one_or_none()
-    mark = connection.scalar(
-        select(segments.c.high_water).where(
-            segments.c.run_id == hello.run, segments.c.segment == hello.segment
+    started_again = (
+        connection.scalar(
+            select(segments.c.ordinal).where(
+                segments.c.run_id == hello.run, segments.c.segment == hello.segment
+            )
         )
+        is None
     )
     values: dict[str, Any] = {
         "limits": msgspec.json.encode(hello.limits).decode(),
@@ -80,16 +83,16 @@ def begin(connection: Connection, hello: wire.Hello, now: float) -> int:
                 **values,
             },
         )
-    elif mark is None and not hello.resume:
+    elif started_again and not hello.resume:
         raise ApiError(409, "run_is_taken", wire.CLOSE_REASONS[wire.CloseCode.RUN_IS_TAKEN])
     else:
-        if mark is None:  # started again, perhaps with another threshold in its script
+        if started_again:  # perhaps with another threshold in its script
             values |= _said_by_the_script(hello)
         connection.execute(update(runs).where(runs.c.id == hello.run).values(**values))
         if known.ended is not None:
             add_event(connection, hello.run, now, kind="status", text="The run goes on")
-    if mark is not None:
-        return int(mark)
+    if not started_again:
+        return
     ordinal = connection.scalar(
         select(func.count()).select_from(segments).where(segments.c.run_id == hello.run)
     )
@@ -103,17 +106,13 @@ def begin(connection: Connection, hello: wire.Hello, now: float) -> int:
             "created_at": now,
         },
     )
-    return 0
 
 
-def heard(
-    connection: Connection, run: str, now: float, stats: dict[str, float] | None = None
-) -> None:
+def heard(connection: Connection, run: str, now: float, stats: dict[str, float]) -> None:
     """The trainer is still there; ``stats`` is what it says of its own cost."""
-    values: dict[str, Any] = {"last_heard_at": now}
-    if stats is not None:
-        values["stats"] = json.dumps({k: v for k, v in stats.items() if math.isfinite(v)})
-    connection.execute(update(runs).where(runs.c.id == run).values(**values))
+    connection.execute(
+        update(runs).where(runs.c.id == run).values(last_heard_at=now, stats=json.dumps(stats))
+    )
 
 
 def end(connection: Connection, run: str, message: wire.Finish, now: float) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def end(connection: Connection, run: str, message: wire.Finish, now: float) -> d
         kind="status",
         first_step=message.step,
         last_step=message.step,
-        text=f"The run has {'failed' if message.status == 'failed' else message.status}{why}",
+        text=f"The run has {message.status}{why}",
     )
 
 
@@ -242,6 +241,19 @@ def status_of(row: Row[Any], now: float, patience: Patience) -> str:
     return "stale" if silent >= patience.stale else "live"
 
 
+def all_columns(connection: Connection, run: str) -> list[dict[str, Any]]:
+    """The run's columns in the order of declaration."""
+    found = connection.execute(
+        select(columns).where(columns.c.run_id == run).order_by(columns.c.idx)
+    )
+    return [show_column(row.idx, row.name, row.kind) for row in found]
+
+
+def show_column(index: int, name: str, kind: str) -> dict[str, Any]:
+    """A column as REST and the live socket show it."""
+    return {"index": index, "name": name, "kind": kind}
+
+
 def parameters(connection: Connection, run: str) -> list[dict[str, Any]]:
     """The run's parameters in the order of declaration: the rows of its heatmap."""
     found = connection.execute(
@@ -298,7 +310,7 @@ def _shown(connection: Connection, row: Row[Any], now: float, patience: Patience
     config = json.loads(row.config)
     recent = json.loads(row.recent)
     total = config.get("total_steps")
-    control = document(connection, row.id)
+    control = newest(connection, row.id)
     counted = row.steps - row.skipped
     return {
         "id": row.id,
@@ -329,7 +341,10 @@ def _shown(connection: Connection, row: Row[Any], now: float, patience: Patience
         "created_at": rfc3339(row.created_at),
         "last_heard_at": rfc3339(row.last_heard_at),
         "finished_at": rfc3339(row.ended_at),
-        "control": {"version": control["version"], "status": control["status"]},
+        "control": {
+            "version": 0 if control is None else control.version,
+            "status": "applied" if control is None else control.status,
+        },
         "host": row.host,
         "hook": row.hook,
         "stats": json.loads(row.stats),

@@ -59,7 +59,7 @@ async def put_control(
     now = time.time()
 
     def work(connection: Connection) -> tuple[int, wire.Change, dict[str, Any]]:
-        version = control.put(connection, run, change, now)
+        version = control.put(connection, runs.find(connection, run), change, now)
         return version, control.desired(connection, run), control.document(connection, run)
 
     version, desired, document = await state.store.write(work)

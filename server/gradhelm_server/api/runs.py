@@ -7,13 +7,11 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from sqlalchemy import select
 
 from gradhelm import wire
 
 from .. import runs
 from ..errors import ApiError
-from ..tables import columns
 from .ask import StateHere, read_json
 
 router = APIRouter(prefix="/api/v1/runs", tags=["runs"])
@@ -77,10 +75,7 @@ async def delete_run(state: StateHere, run: str) -> Response:
 async def get_columns(state: StateHere, run: str) -> dict[str, Any]:
     def work(connection: Any) -> list[dict[str, Any]]:
         runs.find(connection, run)
-        found = connection.execute(
-            select(columns).where(columns.c.run_id == run).order_by(columns.c.idx)
-        )
-        return [{"index": row.idx, "name": row.name, "kind": row.kind} for row in found]
+        return runs.all_columns(connection, run)
 
     return {"columns": await state.store.read(work)}
 
