@@ -12,9 +12,8 @@ from typing import Final
 
 from . import wire
 from .control import Steering
-from .layout import Group
 from .outbox import Outbox
-from .ring import Ring
+from .ring import Group, Ring
 from .scalars import Scalars
 
 SETTLE: Final = 0.05

@@ -24,10 +24,10 @@ from torch.nn.parameter import UninitializedParameter
 
 from . import settings
 from ._version import __version__
-from .clip import GlobalNorm, Strategy
+from .clip import GlobalNorm, Strategy, Target
 from .clip.norm import Observe
 from .control import Control
-from .layout import Layout, Watched, choose
+from .layout import Layout, choose
 from .link import new_segment
 from .notice import speak
 from .run import Run
@@ -94,8 +94,9 @@ def attach(
     chosen = known.mode if mode is None else mode
     if chosen not in settings.MODES:
         raise ValueError(f"mode is {mode!r}; accepted: {', '.join(map(repr, settings.MODES))}")
-    watched = choose(model, optimizer)
-    _clippable(model, watched, strategy)
+    targets = choose(model, optimizer)
+    _clippable(targets)
+    strategy.bind(targets, optimizer)
     rank, ranks = _rank()
     threshold = strategy.threshold_name
     limits = _limits(control or Control(), strategy, known.control, ranks)
@@ -130,7 +131,7 @@ def attach(
     run = Run(
         hello.run,
         f"{url}/runs/{hello.run}",
-        Layout(watched, strategy.counts_elements),
+        Layout(targets, strategy),
         strategy,
         limits,
         start_step=start_step,
@@ -176,8 +177,8 @@ def _limits(control: Control, strategy: Strategy, allowed: bool, ranks: int) -> 
     return limits
 
 
-def _clippable(model: nn.Module, watched: list[Watched], strategy: Strategy) -> None:
-    for name, parameter in watched:
+def _clippable(targets: list[Target]) -> None:
+    for name, parameter, *_ in targets:
         if isinstance(parameter, UninitializedParameter):
             raise ValueError(f"model is lazy: {name} has no shape before the first forward pass")
         if parameter.layout != torch.strided:
@@ -186,13 +187,6 @@ def _clippable(model: nn.Module, watched: list[Watched], strategy: Strategy) -> 
             raise ValueError(
                 f"model holds the DTensor {name}; sharded parameters are not supported"
             )
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse:
-            raise ValueError(
-                f"model makes sparse gradients in {name or 'itself'} (sparse=True); torch cannot "
-                "clip those"
-            )
-    strategy.check([parameter for _, parameter in watched])
 
 
 def _rank() -> tuple[int, int]:

@@ -1,19 +1,25 @@
 """The layout of a run: which parameters are watched, and the column of each number.
 
 Law: a parameter is listed once, in the order of ``model.parameters()``, because the order decides
-the last bit of the common norm. The clip's own scalars come first, then the norms.
+the last bit of the common norm. The clip's own scalars come first, then the norms, then what the
+strategy decided for each parameter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from torch import nn
+
+from .clip import Strategy, Target
+from .ring import Group
 from .wire import MAX_COLUMNS, MAX_GROUP, MAX_NAME, Column
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn, optim
+    from torch import Tensor, optim
 
 SCALARS: Final = (
     "global_norm",
@@ -32,39 +38,35 @@ MAX_WATCHED: Final = MAX_COLUMNS - 512
 """Parameters of one run; the rest of the columns is for scalars."""
 
 
-class Watched(NamedTuple):
-    """A parameter under the name it is shown by."""
-
-    name: str
-    parameter: Tensor
-
-
-class Group(NamedTuple):
-    """The columns ``start``..``stop`` of the ring's rows, sent as one column group."""
-
-    number: int
-    start: int
-    stop: int
-
-
 class Layout:
     """The watched parameters and the columns of the ring's rows."""
 
-    def __init__(self, watched: list[Watched], counts_elements: bool) -> None:
+    def __init__(self, targets: list[Target], strategy: Strategy) -> None:
+        counts_elements = strategy.counts_elements
         scalars = (*SCALARS, "clip_share") if counts_elements else SCALARS
-        self.watched = watched
+        self.targets = targets
         self.counts_elements = counts_elements
         self.first_norm = len(scalars)
         self.columns = [Column(name, "scalar") for name in scalars]
-        self.columns += [
-            Column(
-                f"norm/{name}",
-                "norm",
-                tuple(parameter.shape)[:16],
-                str(parameter.dtype).removeprefix("torch.")[:20],
+        # Beside the norms, what a strategy decides for each parameter.
+        self.details = tuple(
+            name
+            for name, told in (
+                ("coef", strategy.per_parameter),
+                ("threshold", strategy.per_parameter_thresholds),
             )
-            for name, parameter in watched
-        ]
+            if told
+        )
+        for prefix, kind in (("norm", "norm"), *((name, "detail") for name in self.details)):
+            self.columns += [
+                Column(
+                    f"{prefix}/{target.name}",
+                    kind,
+                    tuple(target.parameter.shape)[:16],
+                    str(target.parameter.dtype).removeprefix("torch.")[:20],
+                )
+                for target in targets
+            ]
         self.groups = [
             Group(number, start, min(start + MAX_GROUP, len(self.columns)))
             for number, start in enumerate(range(0, len(self.columns), MAX_GROUP))
@@ -76,7 +78,7 @@ class Layout:
         return frozenset(column.name for column in self.columns) | {"clip_share"}
 
 
-def choose(model: nn.Module, optimizer: optim.Optimizer | None) -> list[Watched]:
+def choose(model: nn.Module, optimizer: optim.Optimizer | None) -> list[Target]:
     """The parameters that a run clips and watches.
 
     Without an optimizer: the model's trainable ones. With one: what it steps, the model's own
@@ -89,7 +91,7 @@ def choose(model: nn.Module, optimizer: optim.Optimizer | None) -> list[Watched]
         found = [(name, p) for name, p in named if p.requires_grad]
         if not found:
             raise ValueError("model has no trainable parameters")
-        return _watched(_plain(name for name, _ in found), (p for _, p in found))
+        return _targets(model, _plain(name for name, _ in found), (p for _, p in found))
     held = {
         id(p): (f"optimizer.{g}.{i}", p)
         for g, group in enumerate(optimizer.param_groups)
@@ -103,7 +105,7 @@ def choose(model: nn.Module, optimizer: optim.Optimizer | None) -> list[Watched]
     for _, parameter in found:
         del held[id(parameter)]
     names = [*_plain(name for name, _ in found), *(name for name, _ in held.values())]
-    return _watched(names, [*(p for _, p in found), *(p for _, p in held.values())])
+    return _targets(model, names, [*(p for _, p in found), *(p for _, p in held.values())])
 
 
 def _plain(names: Iterable[str]) -> list[str]:
@@ -114,13 +116,27 @@ def _plain(names: Iterable[str]) -> list[str]:
     return plain
 
 
-def _watched(names: Iterable[str], parameters: Iterable[Tensor]) -> list[Watched]:
-    watched = [Watched(n, p) for n, p in zip(_distinct(names), parameters, strict=True)]
-    if len(watched) > MAX_WATCHED:
+def _targets(model: nn.Module, names: Iterable[str], parameters: Iterable[Tensor]) -> list[Target]:
+    sparse: set[int] = set()
+    masks: dict[int, Callable[[], Tensor]] = {}
+    for module in model.modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse:
+            sparse.add(id(module.weight))
+        for name, parameter in module.named_parameters(recurse=False):
+            # torch.nn.utils.prune keeps the weight as x_orig beside the buffer x_mask, and puts
+            # another buffer there when it prunes again.
+            mask = f"{name.removesuffix('_orig')}_mask"
+            if name.endswith("_orig") and hasattr(module, mask):
+                masks[id(parameter)] = partial(getattr, module, mask)
+    targets = [
+        Target(name, p, id(p) in sparse, masks.get(id(p)))
+        for name, p in zip(_distinct(names), parameters, strict=True)
+    ]
+    if len(targets) > MAX_WATCHED:
         raise ValueError(
-            f"model has {len(watched)} parameters; a run watches at most {MAX_WATCHED}"
+            f"model has {len(targets)} parameters; a run watches at most {MAX_WATCHED}"
         )
-    return watched
+    return targets
 
 
 def _distinct(names: Iterable[str]) -> Iterator[str]:

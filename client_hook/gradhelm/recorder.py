@@ -17,7 +17,7 @@ import torch
 from .clip import Outcome
 from .layout import SCALARS, Layout
 from .ring import Ring
-from .wire import MISSING
+from .wire import MISSING, FloatArray
 
 _SAMPLES: Final = 1024
 """Hand-off times that percentiles are taken of: those of the newest steps."""
@@ -34,7 +34,8 @@ class Recorder:
         self._every = every
         self._first = layout.first_norm
         self._counts_elements = layout.counts_elements
-        self._parameters = len(layout.watched)
+        self._parameters = len(layout.targets)
+        self._details = layout.details
         self._pack = struct.Struct(f"{self._first}f").pack_into
         self._taken = np.zeros(_SAMPLES, np.int64)
         self._samples = 0
@@ -56,26 +57,32 @@ class Recorder:
         finite = math.isfinite(norm)
         if step % self._every and finite and not outcome.changed:
             return
+        partial = places is not None
         ring = self._ring
-        slot = ring.reserve(step, blank=places is not None)
+        slot = ring.reserve(step, blank=partial or bool(self._details))
         if slot is None:
             return
-        norms = outcome.norms
-        if norms.dtype is not torch.float32 or norms.device.type != "cpu":
-            norms = norms.to("cpu", torch.float32)
-        values = norms.numpy()
-        first = self._first
-        nonfinite = 0 if finite else int(np.count_nonzero(~np.isfinite(values)))
-        scalars = self._scalars(norm, outcome, nonfinite, lr)
-        self._pack(ring.memory, slot * ring.row_bytes, *scalars)
-        if places is None:
-            ring.rows[slot, first:] = values[: self._parameters]
-        else:
-            known = [i for i, place in enumerate(places) if place < self._parameters]
-            ring.rows[slot, [first + places[i] for i in known]] = values[known]
+        norms = _numbers(outcome.norms)
+        nonfinite = 0 if finite else int(np.count_nonzero(~np.isfinite(norms)))
+        self._pack(ring.memory, slot * ring.row_bytes, *self._scalars(norm, outcome, nonfinite, lr))
+        self._put(slot, self._first, norms, places)
+        for number, detail in enumerate(self._details, 1):
+            values = outcome.coefficients if detail == "coef" else outcome.thresholds
+            if values is not None:
+                first = self._first + number * self._parameters
+                self._put(slot, first, _numbers(values), places)
         ring.commit(step, time.time(), version)
         self._taken[self._samples % _SAMPLES] = time.perf_counter_ns() - started
         self._samples += 1
+
+    def _put(self, slot: int, first: int, values: FloatArray, places: Sequence[int] | None) -> None:
+        """Writes ``values`` from the column ``first`` on; parameters added later have none."""
+        row = self._ring.rows[slot]
+        if places is None:
+            row[first : first + self._parameters] = values[: self._parameters]
+        else:
+            known = [i for i, place in enumerate(places) if place < self._parameters]
+            row[[first + places[i] for i in known]] = values[known]
 
     def without_gradients(
         self, step: int, threshold: float | None, lr: float | None, version: int, *, skipped: bool
@@ -109,11 +116,19 @@ class Recorder:
             _single(outcome.threshold),
             _single(outcome.coefficient),
             outcome.changed,
-            0,
+            outcome.skipped,
             nonfinite,
             _single(lr),
         )
         return (*scalars, _single(outcome.share)) if self._counts_elements else scalars
+
+
+def _numbers(values: torch.Tensor) -> FloatArray:
+    """``values`` as float32 in this process's memory."""
+    if values.dtype is not torch.float32 or values.device.type != "cpu":
+        values = values.to("cpu", torch.float32)
+    array: FloatArray = values.numpy()
+    return array
 
 
 def _single(value: float | None) -> float:

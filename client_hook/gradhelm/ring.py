@@ -56,6 +56,14 @@ class Losses:
             yield self._spans.popleft()
 
 
+class Group(NamedTuple):
+    """The columns ``start``..``stop`` of a ring's rows, sent as one column group."""
+
+    number: int
+    start: int
+    stop: int
+
+
 class Batch(NamedTuple):
     """Consecutive rows under one control version, as views that are valid until the next one."""
 

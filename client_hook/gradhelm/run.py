@@ -11,19 +11,18 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, optim
 
 from .cargo import Cargo
-from .clip import Outcome, Strategy
-from .clip.base import group, measure
+from .clip import Gradients, Outcome, Strategy, Target
 from .clip.norm import Observe
 from .control import Steering
-from .layout import Layout, Watched
+from .layout import Layout
 from .link import Link
 from .notice import Notices, logger
 from .recorder import Recorder
@@ -64,7 +63,8 @@ class Run:
     ) -> None:
         self.id: Final = id
         self.url: Final = url
-        self._parameters = [parameter for _, parameter in layout.watched]
+        self._targets = list(layout.targets)
+        self._parameters = [target.parameter for target in layout.targets]
         self._layout = layout
         self._strategy = strategy
         self._steering = Steering(strategy, limits)
@@ -78,9 +78,10 @@ class Run:
         self._link: Link | None = None
         self._stepper: Stepper | None = None
         self._closed = False
-        # Which parameters had gradients at the last clip, when not all of them had.
-        self._partial = False
-        self._places: list[int] = []
+        # Which parameters had gradients at the last clip; None when all had.
+        self._places: Sequence[int] | None = None
+        # Gradients that are hidden from the optimizer while it takes a step that is to be skipped.
+        self._hidden: list[tuple[Tensor, Tensor]] = []
 
     def __repr__(self) -> str:
         return f"<Run {self.id} step {self._step} {self.url}>"
@@ -115,6 +116,7 @@ class Run:
             )
         self._boundary()
         outcome = self._clip()
+        self._hidden.clear()  # here the user's own step comes later: a skipped one has no gradients
         self._count(outcome, None)
         return torch.tensor(0.0) if outcome is None else outcome.global_norm
 
@@ -201,7 +203,7 @@ class Run:
         self._link.start()
         _open_runs.add(self)
         atexit.register(self._at_exit)
-        logger.info("watching %d parameters at %s", len(layout.watched), self.url)
+        logger.info("watching %d parameters at %s", len(layout.targets), self.url)
 
     def _boundary(self) -> None:
         """A step boundary: the only moment at which a remote change takes hold."""
@@ -212,24 +214,45 @@ class Run:
 
     def _clip(self) -> Outcome | None:
         """Clips the gradients there are; None when there are none (or none could be observed)."""
-        parameters = self._parameters
-        grads = [grad for p in parameters if (grad := p.grad) is not None]
-        if not grads:
-            return None
-        self._partial = len(grads) < len(parameters)
-        if self._partial:
-            self._places = [i for i, p in enumerate(parameters) if p.grad is not None]
         with torch.no_grad():
             if isinstance(self._strategy, Observe) and self._strategy.threshold is None:
                 try:
-                    return self._strategy.clip(grads)
+                    return self._watch()
                 except Exception as error:
                     self._notices.fault("observing", error)
                     return None
-            outcome = self._strategy.clip(grads)
-            if outcome.post_norm is None and self._recorder and self._step % SAMPLED == 0:
-                outcome = outcome._replace(post_norm=measure(group(grads))[1].item())
+            grads = Gradients.of(self._parameters)
+            if grads is None:
+                return None
+            self._places = grads.places
+            outcome = self._strategy.step(grads)
+            if outcome.skipped:
+                self._hide(grads)
+            elif outcome.post_norm is None and self._recorder and self._step % SAMPLED == 0:
+                after = Gradients(grads.tensors, grads.parameters).global_norm
+                outcome = outcome._replace(post_norm=after.item())
         return outcome
+
+    def _watch(self) -> Outcome | None:
+        grads = Gradients.of(self._parameters)
+        if grads is None:
+            return None
+        self._places = grads.places
+        return self._strategy.clip(grads)
+
+    def _hide(self, grads: Gradients) -> None:
+        """Takes the gradients away: an optimizer passes over parameters that have none."""
+        for parameter in grads.parameters:
+            if parameter.grad is not None:
+                self._hidden.append((parameter, parameter.grad))
+                parameter.grad = None
+
+    def _unhide(self) -> None:
+        """Puts hidden gradients back, for whoever looks at them after the step."""
+        for parameter, grad in self._hidden:
+            if parameter.grad is None:
+                parameter.grad = grad
+        self._hidden.clear()
 
     def _count(self, outcome: Outcome | None, lr: float | None, *, skipped: bool = False) -> None:
         """Records the step and goes on to the next number."""
@@ -244,17 +267,18 @@ class Run:
                 threshold = self._strategy.threshold
                 recorder.without_gradients(step, threshold, lr, version, skipped=skipped)
             else:
-                places = self._places if self._partial else None
-                recorder.step(step, outcome, places, lr, version)
+                recorder.step(step, outcome, self._places, lr, version)
         except Exception as error:
             self._notices.fault("recording", error)
 
-    def _adopt(self, watched: list[Watched]) -> None:
+    def _adopt(self, targets: list[Target], optimizer: optim.Optimizer) -> None:
         """Clips parameters that the optimizer was given later, too; they have no column."""
         known = {id(p) for p in self._parameters}
-        new = [parameter for _, parameter in watched if id(parameter) not in known]
+        new = [target for target in targets if id(target.parameter) not in known]
         if new:
-            self._parameters += new
+            self._strategy.bind([*self._targets, *new], optimizer)
+            self._targets += new
+            self._parameters += [target.parameter for target in new]
             self._notices.warn(
                 "adopted",
                 f"{len(new)} parameters were added to the optimizer after attach; they are clipped "

@@ -41,6 +41,8 @@ class Stepper:
         self._model = model
         self._held = _held(optimizer)
         self._outer: FrameType | None = None
+        # The learning rates of the groups, while one step is taken with others.
+        self._lrs: list[Any] | None = None
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -62,6 +64,7 @@ class Stepper:
         if self._outer is not None and _runs_inside(frame, self._outer):
             return None
         self._outer = frame
+        self._restore(optimizer)
         self._adopt(optimizer)
         run = self.run
         run._boundary()
@@ -71,7 +74,7 @@ class Stepper:
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if not callable(closure):
             scaler.unscale(optimizer)
-            run._count(run._clip(), _lr(optimizer))
+            self._step(optimizer)
             return None
         wrapped = self._clipping(closure, optimizer)
         if "closure" in kwargs:
@@ -83,6 +86,25 @@ class Stepper:
     ) -> None:
         if sys._getframe(1) is self._outer:
             self._outer = None
+            self._restore(optimizer)
+
+    def _step(self, optimizer: optim.Optimizer, *, count: bool = True) -> None:
+        """Clips; with ``count`` this is the clip that the step is known by."""
+        outcome = self.run._clip()
+        if outcome is not None and outcome.lr_scale != 1.0 and self._lrs is None:
+            self._lrs = [group.get("lr") for group in optimizer.param_groups]
+            for group in optimizer.param_groups:
+                group["lr"] = group["lr"] * outcome.lr_scale
+        if count:
+            self.run._count(outcome, _lr(optimizer))
+
+    def _restore(self, optimizer: optim.Optimizer) -> None:
+        """Undoes what was meant for one step: hidden gradients, other learning rates."""
+        self.run._unhide()
+        if self._lrs is not None:
+            for group, lr in zip(optimizer.param_groups, self._lrs, strict=False):
+                group["lr"] = lr
+            self._lrs = None
 
     def _clipping(
         self, closure: Callable[[], Any], optimizer: optim.Optimizer
@@ -92,10 +114,8 @@ class Stepper:
         def clipping() -> Any:
             nonlocal recorded
             loss = closure()
-            outcome = self.run._clip()
-            if not recorded:
-                recorded = True
-                self.run._count(outcome, _lr(optimizer))
+            self._step(optimizer, count=not recorded)
+            recorded = True
             return loss
 
         return clipping
@@ -104,7 +124,7 @@ class Stepper:
         held = _held(optimizer)
         if held != self._held:
             self._held = held
-            self.run._adopt(choose(self._model, optimizer))
+            self.run._adopt(choose(self._model, optimizer), optimizer)
 
     def _scaler_steps(self) -> Callable[[], None]:
         """A GradScaler is about to step; what to do when it has, and no step was counted."""

@@ -99,13 +99,14 @@ class _Message(Struct, frozen=True, tag_field="type"):
 
 
 class Column(Struct, frozen=True):
-    """One column: a scalar of the clip, a parameter's gradient norm, or a logged scalar.
+    """One column: a scalar of the clip, a parameter's gradient norm, a detail of a parameter
+    (its clip coefficient, its threshold, its weight norm, ...), or a logged scalar.
 
     ``shape`` and ``dtype`` are the parameter's and are empty for scalars.
     """
 
-    name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME + 5, pattern=_NO_NUL)]
-    kind: Annotated[str, Meta(pattern="^(scalar|norm|log)$")]
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME + 20, pattern=_NO_NUL)]
+    kind: Annotated[str, Meta(pattern="^(scalar|norm|detail|log)$")]
     shape: Annotated[tuple[Count, ...], Meta(max_length=16)] = ()
     dtype: Annotated[str, Meta(max_length=20)] = ""
 

@@ -4,8 +4,20 @@ Each works without a run: ``GlobalNorm(1.0)(model.parameters())`` clips in place
 norm before clipping. To write one, subclass :class:`Strategy`.
 """
 
-from .base import Outcome, Strategy
-from .norm import GlobalNorm
+from .base import Gradients, Outcome, Strategy, Target
+from .norm import BlockRMS, GlobalNorm, Normalize, PerModuleNorm, PerParameterNorm, SoftNorm
 from .value import Value
 
-__all__ = ["GlobalNorm", "Outcome", "Strategy", "Value"]
+__all__ = [
+    "BlockRMS",
+    "GlobalNorm",
+    "Gradients",
+    "Normalize",
+    "Outcome",
+    "PerModuleNorm",
+    "PerParameterNorm",
+    "SoftNorm",
+    "Strategy",
+    "Target",
+    "Value",
+]

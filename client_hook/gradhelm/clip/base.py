@@ -1,20 +1,38 @@
 """What a clipping strategy is: a small object with named values that changes gradients in place.
 
 Law: a strategy keeps torch's meaning to the bit where torch has one, and its norms are the clip's
-own intermediates, never a second pass over the gradients.
+own intermediates, never a second pass over the gradients. Half-precision gradients are measured in
+float32 (torch rounds their norm to half precision, which is wrong by up to 0.4 %).
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import types
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, optim
 from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype, _has_foreach_support
+
+POLICIES: Final = ("propagate", "zero", "skip", "raise")
+_HALVES: Final = (torch.float16, torch.bfloat16)
+
+
+class Target(NamedTuple):
+    """A parameter under the name it is shown by, and what a strategy may have to know of it.
+
+    sparse: its gradients are sparse. mask: gives its pruning mask, None when it is not pruned.
+    """
+
+    name: str
+    parameter: Tensor
+    sparse: bool = False
+    mask: Callable[[], Tensor] | None = None
 
 
 class Outcome(NamedTuple):
@@ -22,11 +40,15 @@ class Outcome(NamedTuple):
 
     norms: [n], the gradients' norms before clipping, in the order they were given.
     global_norm: 0-d, their common norm before clipping.
-    threshold: the threshold in force, None when there is none.
+    threshold: the threshold in force, None when there is none or not a single one.
     coefficient: the factor all gradients were multiplied by, None where there is no single one.
     share: the share of elements that were changed, None where a coefficient says it all.
     post_norm: the common norm after clipping, None where it would cost another pass.
     changed: whether this step was clipped.
+    coefficients: [n], the factor of each gradient, None where there is none or one for all.
+    thresholds: [n], the threshold of each gradient where they differ.
+    skipped: whether the optimizer must not use these gradients.
+    lr_scale: what the learning rate is multiplied by for this one step.
     """
 
     norms: Tensor
@@ -36,21 +58,248 @@ class Outcome(NamedTuple):
     share: float | None = None
     post_norm: float | None = None
     changed: bool = False
+    coefficients: Tensor | None = None
+    thresholds: Tensor | None = None
+    skipped: bool = False
+    lr_scale: float = 1.0
+
+
+class Gradients:
+    """The gradients of one step, as a strategy is given them. Not empty.
+
+    tensors: the gradients to change in place, dense: of a sparse one its coalesced values.
+    parameters: the parameters they belong to, in the same order.
+    places: the place of each among the targets that the strategy was bound to; None: all, in order.
+    """
+
+    __slots__ = ("_groups", "_norms", "parameters", "places", "tensors")
+
+    def __init__(
+        self,
+        tensors: list[Tensor],
+        parameters: Sequence[Tensor],
+        places: Sequence[int] | None = None,
+    ) -> None:
+        self.tensors = tensors
+        self.parameters = parameters
+        self.places = places
+        self._groups: list[tuple[list[Tensor], list[int]]] | None = None
+        self._norms: dict[float, tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def of(cls, parameters: Sequence[Tensor]) -> Gradients | None:
+        """The gradients that ``parameters`` have now, None when there are none.
+
+        A sparse gradient is replaced by its coalesced self: the same gradient, each row once.
+        """
+        tensors = [grad for p in parameters if (grad := p.grad) is not None]
+        if not tensors:
+            return None
+        places = None
+        held = parameters
+        if len(tensors) < len(parameters):
+            places = [i for i, p in enumerate(parameters) if p.grad is not None]
+            held = [parameters[i] for i in places]
+        if any(grad.is_sparse for grad in tensors):
+            for i, p in enumerate(held):
+                if tensors[i].is_sparse:
+                    p.grad = tensors[i].coalesce()
+                    tensors[i] = p.grad._values()
+        return cls(tensors, held, places)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def norms(self) -> Tensor:
+        """[n]: the L2 norm of each gradient, measured once."""
+        return self.norm()[0]
+
+    @property
+    def global_norm(self) -> Tensor:
+        """0-d: the L2 norm of all gradients together, measured once."""
+        return self.norm()[1]
+
+    @property
+    def groups(self) -> list[tuple[list[Tensor], list[int]]]:
+        """The tensors by device and dtype, with their places in ``tensors``."""
+        if self._groups is None:
+            self._groups = group(self.tensors)
+        return self._groups
+
+    def norm(self, norm_type: float = 2.0) -> tuple[Tensor, Tensor]:
+        """The p-norm of each gradient, and of all together; each p is measured once."""
+        known = self._norms.get(norm_type)
+        if known is None:
+            known = self._norms[norm_type] = measure(self.groups, norm_type)
+        return known
+
+    def part(self, indices: Sequence[int]) -> Gradients:
+        """Some of these gradients, as a strategy bound to just them is given them (places: all)."""
+        return Gradients([self.tensors[i] for i in indices], [self.parameters[i] for i in indices])
+
+    def pick(self, values: Tensor) -> Tensor:
+        """Of ``values`` [targets] those of the gradients there are [n]."""
+        return values if self.places is None else values[self.places]
+
+    def scale(self, coefficient: Tensor) -> float:
+        """Multiplies all gradients by ``coefficient`` (0-d) and returns it as a number.
+
+        On a CPU a coefficient of exactly 1 is not multiplied in: x * 1.0 is x.
+        """
+        factor: float = coefficient.item()
+        if factor != 1.0 or coefficient.device.type != "cpu":
+            for tensors, _ in self.groups:
+                scale = coefficient.to(tensors[0].device)
+                if foreach(tensors):
+                    torch._foreach_mul_(tensors, scale)
+                else:
+                    for tensor in tensors:
+                        tensor.mul_(scale)
+        return factor
+
+    def scale_each(self, coefficients: Tensor) -> None:
+        """Multiplies each gradient by its own of the ``coefficients`` [n]; those of 1 stay."""
+        for tensor, coefficient, factor in zip(
+            self.tensors, coefficients.unbind(), coefficients.tolist(), strict=True
+        ):
+            if factor != 1.0:
+                tensor.mul_(coefficient.to(tensor.device))
+
+    def by_norm(self, threshold: float | Tensor, coefficient: Tensor) -> Outcome:
+        """Multiplies all gradients by ``coefficient`` (0-d), chosen by their L2 norm."""
+        factor = self.scale(coefficient)
+        return Outcome(
+            self.norms,
+            self.global_norm,
+            threshold=float(threshold),
+            coefficient=factor,
+            post_norm=self.global_norm.item() * factor,
+            changed=factor != 1.0,
+        )
+
+    def by_norms(
+        self,
+        coefficients: Tensor,
+        threshold: float | None = None,
+        thresholds: Tensor | None = None,
+    ) -> Outcome:
+        """Multiplies each gradient by its own of the ``coefficients`` [n]."""
+        self.scale_each(coefficients)
+        after = self.norms * coefficients
+        return Outcome(
+            self.norms,
+            self.global_norm,
+            threshold=threshold,
+            post_norm=torch.linalg.vector_norm(after).item(),
+            changed=bool((coefficients != 1.0).any()),
+            coefficients=coefficients,
+            thresholds=thresholds,
+        )
+
+    def by_elements(self, changed: int, threshold: float | None = None) -> Outcome:
+        """What is told after ``changed`` elements were changed; measure the norms before that."""
+        return Outcome(
+            self.norms,
+            self.global_norm,
+            threshold=threshold,
+            share=changed / max(1, sum(tensor.numel() for tensor in self.tensors)),
+            post_norm=None if changed else self.global_norm.item(),
+            changed=changed > 0,
+        )
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a named value may be: a number above ``low`` (or at it) and below ``high`` (or at it)."""
+
+    low: float = 0.0
+    high: float = math.inf
+    low_in: bool = False
+    high_in: bool = False
+    whole: bool = False
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a finite number"
+        low = f"{'at least' if self.low_in else 'above'} {self.low:g}"
+        if self.high == math.inf:
+            return f"{kind} {low}"
+        return f"{kind} {low} and {'at most' if self.high_in else 'below'} {self.high:g}"
+
+    def __contains__(self, number: float) -> bool:
+        return (
+            math.isfinite(number)
+            and (self.low < number or (self.low_in and number == self.low))
+            and (number < self.high or (self.high_in and number == self.high))
+            and (not self.whole or number.is_integer())
+        )
+
+
+POSITIVE: Final = Range()
+SHARE: Final = Range(0, 1)
+"""Strictly between 0 and 1."""
+DECAY: Final = Range(0, 1, low_in=True)
+"""The factor of an exponential moving average."""
+COUNT: Final = Range(1, 2**53, low_in=True, whole=True)
+COUNT_OR_NONE: Final = Range(0, 2**53, low_in=True, whole=True)
 
 
 class Strategy:
     """The base of all strategies; subclass it to write one.
 
-    A subclass passes its named values (those a remote user may change) to ``__init__``, says which
-    of them is *the* threshold in ``threshold_name``, and implements :meth:`clip`.
+    A subclass passes its named values (those a remote user may change) to ``__init__``, says in
+    ``threshold_name`` which of them one turns to clip more or less, and implements :meth:`clip`::
+
+        class Halve(Strategy):
+            threshold_name = "max_norm"
+
+            def __init__(self, max_norm: float, *, nonfinite: str = "propagate") -> None:
+                super().__init__(max_norm=max_norm, nonfinite=nonfinite)
+
+            def clip(self, grads: Gradients) -> Outcome:
+                limit = self["max_norm"]
+                half = torch.tensor(0.5 if grads.global_norm > limit else 1.0)
+                return grads.by_norm(limit, half)
+
+    What it learns on the way it keeps in attributes named in ``state_names``; they travel in
+    :meth:`state_dict`.
+
+    nonfinite: what happens to a step whose common norm is not finite. ``"propagate"``: the formula
+    decides, as in torch; ``"zero"``: all gradients become 0; ``"skip"``: the optimizer does not
+    take them; ``"raise"``: RuntimeError, gradients untouched. Such a step teaches a strategy
+    nothing.
     """
 
     threshold_name: ClassVar[str | None] = None
+    ranges: ClassVar[Mapping[str, Range]] = {}
+    """What the named values may be; above 0 where nothing is said."""
+    state_names: ClassVar[tuple[str, ...]] = ()
     counts_elements: ClassVar[bool] = False
     """Whether outcomes carry a ``share``; such runs have a ``clip_share`` column."""
+    per_parameter: ClassVar[bool] = False
+    """Whether outcomes carry ``coefficients``; such runs have a column ``coef/...`` for each."""
+    per_parameter_thresholds: ClassVar[bool] = False
+    """Whether outcomes carry ``thresholds``; such runs have a column ``threshold/...`` for each."""
+    takes_sparse: ClassVar[bool] = True
+    """Whether sparse gradients can be clipped so."""
+    takes_complex: ClassVar[bool] = True
+    norm_type: float = 2.0
 
-    def __init__(self, **values: float) -> None:
+    def __init__(self, *, nonfinite: str = "propagate", **values: float) -> None:
+        if nonfinite not in POLICIES:
+            accepted = ", ".join(map(repr, POLICIES))
+            raise ValueError(f"nonfinite is {nonfinite!r}; accepted: {accepted}")
+        self.nonfinite = nonfinite
         self._values = {name: self.validate(name, value) for name, value in values.items()}
+        self._bound: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value:g}" for name, value in self._values.items())
+        return f"{self.name}({values})"
+
+    def __getitem__(self, name: str) -> float:
+        """The named value in force. Raises KeyError for a name that is not one."""
+        return self._values[name]
 
     @property
     def name(self) -> str:
@@ -64,7 +313,7 @@ class Strategy:
 
     @property
     def threshold(self) -> float | None:
-        """The value called ``threshold_name``, None when nothing is clipped."""
+        """The threshold in force, None when nothing is clipped or there is not a single one."""
         name = self.threshold_name
         return None if name is None else self._values.get(name)
 
@@ -73,15 +322,19 @@ class Strategy:
         return name in self._values
 
     def validate(self, name: str, value: object) -> float:
-        """``value`` as a float if ``name`` may take it: a finite number above zero.
+        """``value`` as a float if ``name`` may take it.
 
         Raises TypeError for what is no real number (bool included), else ValueError.
         """
+        allowed = self.ranges.get(name, POSITIVE)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be a number above 0, not {type(value).__name__}")
-        number = float(value)
-        if not (math.isfinite(number) and number > 0):
-            raise ValueError(f"{name} must be a finite number above 0, not {number!r}")
+            raise TypeError(f"{name} must be {allowed}, not {type(value).__name__}")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if number not in allowed:
+            raise ValueError(f"{name} must be {allowed}, not {number!r}")
         return number
 
     def set(self, **values: float) -> None:
@@ -96,38 +349,122 @@ class Strategy:
         self._values = {name: self.validate(name, value) for name, value in values.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that :meth:`load_state_dict` needs: plain numbers under the values' names."""
-        return dict(self._values)
+        """All that :meth:`load_state_dict` needs: the named values, and what was learned.
+
+        Numbers, lists and tensors only, so that ``torch.load(weights_only=True)`` reads it.
+        """
+        state = {name: copy.deepcopy(getattr(self, name)) for name in self.state_names}
+        return {"values": dict(self._values), "state": state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what :meth:`state_dict` gave."""
-        self.reset(state)
+        """Takes back what :meth:`state_dict` gave: goes on as if never stopped.
 
-    def clip(self, grads: Sequence[Tensor]) -> Outcome:
-        """Clips ``grads`` (not empty, any shapes) in place; called without gradient recording."""
+        Raises ValueError or TypeError, and changes nothing, when it is another strategy's state.
+        """
+        try:
+            values, learned = state["values"], state["state"]
+        except (KeyError, TypeError):
+            raise ValueError("state must be what state_dict() gave") from None
+        if set(learned) != set(self.state_names):
+            raise ValueError(
+                f"state is of another strategy: it has {sorted(learned)}, and {self.name} "
+                f"has {sorted(self.state_names)}"
+            )
+        self.reset(values)
+        for name, value in learned.items():
+            setattr(self, name, copy.deepcopy(value))
+
+    def bind(self, targets: Sequence[Target], optimizer: optim.Optimizer | None = None) -> None:
+        """Says which parameters will be clipped, in order, and by whom they are stepped.
+
+        Called before the first step, and again when parameters were added at the end. Raises
+        ValueError when they cannot be clipped so.
+        """
+        for target in targets:
+            if target.sparse and not self.takes_sparse:
+                raise ValueError(
+                    f"{self.name} cannot clip the sparse gradients of {target.name}; "
+                    "use GlobalNorm or Value, or sparse=False"
+                )
+            if target.parameter.is_complex() and not self.takes_complex:
+                raise ValueError(
+                    f"{self.name} cannot clip the complex gradients of {target.name}; "
+                    "use GlobalNorm"
+                )
+
+    def clip(self, grads: Gradients) -> Outcome:
+        """Clips ``grads`` in place; called without gradient recording."""
         raise NotImplementedError
 
-    def check(self, parameters: Sequence[Tensor]) -> None:
-        """Raises ValueError when gradients of ``parameters`` cannot be clipped so."""
+    def step(self, grads: Gradients) -> Outcome:
+        """Clips ``grads`` in place, once it is settled what happens if they are not finite."""
+        if self.nonfinite != "propagate":
+            norms, total = grads.norm(self.norm_type)
+            if not bool(torch.isfinite(total)):
+                return self._refuse(grads, norms, total)
+        return self.clip(grads)
+
+    def _refuse(self, grads: Gradients, norms: Tensor, total: Tensor) -> Outcome:
+        if self.nonfinite == "raise":
+            raise RuntimeError(
+                f"The total norm of order {self.norm_type} for gradients from "
+                "`parameters` is non-finite, so it cannot be clipped. To disable "
+                "this error and scale the gradients by the non-finite norm anyway, "
+                'set `nonfinite="propagate"`'
+            )
+        skipped = self.nonfinite == "skip"
+        if not skipped:
+            for tensor in grads.tensors:
+                tensor.zero_()
+        return Outcome(
+            norms,
+            total,
+            threshold=self.threshold,
+            coefficient=None if skipped else 0.0,
+            post_norm=None if skipped else 0.0,
+            changed=not skipped,
+            skipped=skipped,
+        )
 
     @torch.no_grad()
-    def __call__(self, parameters: Tensor | Iterable[Tensor]) -> Tensor:
+    def __call__(
+        self, parameters: Tensor | Iterable[Tensor], optimizer: optim.Optimizer | None = None
+    ) -> Tensor:
         """Clips the gradients of ``parameters`` in place, without a run and without a network.
 
-        Parameters without a gradient are passed over. Returns the common norm before clipping as a
-        0-d tensor (0 when there is no gradient).
+        Parameters without a gradient are passed over, and one given twice is clipped once. A
+        strategy that reads the optimizer's state has to be given the ``optimizer``. A skipped step
+        leaves no gradients: each ``grad`` is None. Returns the common norm before clipping as a 0-d
+        tensor (0 when there is no gradient).
         """
         if isinstance(parameters, Tensor):
             parameters = [parameters]
         generator = isinstance(parameters, types.GeneratorType)
-        parameters = list(parameters)
+        parameters = list({id(p): p for p in parameters}.values())
         if generator and not parameters:
             warnings.warn(
                 "`parameters` is an empty generator, no gradient clipping will occur.",
                 stacklevel=3,
             )
-        grads = [p.grad for p in parameters if p.grad is not None]
-        return self.clip(grads).global_norm if grads else torch.tensor(0.0)
+        identities = tuple(map(id, parameters))
+        if identities != self._bound:
+            sparse = [p.grad is not None and p.grad.is_sparse for p in parameters]
+            self.bind(
+                [
+                    Target(str(i), p, s)
+                    for i, (p, s) in enumerate(zip(parameters, sparse, strict=True))
+                ],
+                optimizer,
+            )
+            self._bound = identities
+        grads = Gradients.of(parameters)
+        if grads is None:
+            return torch.tensor(0.0)
+        outcome = self.step(grads)
+        if outcome.skipped:
+            for p in parameters:
+                p.grad = None
+        return outcome.global_norm
 
 
 def group(grads: Sequence[Tensor]) -> list[tuple[list[Tensor], list[int]]]:
@@ -154,19 +491,40 @@ def foreach(grads: list[Tensor]) -> bool:
 def measure(
     groups: list[tuple[list[Tensor], list[int]]], norm_type: float = 2.0
 ) -> tuple[Tensor, Tensor]:
-    """Norms [n] in the order given, and their common norm (0-d), as ``get_total_norm`` has them."""
+    """Norms [n] in the order given, and their common norm (0-d), as ``get_total_norm`` has them.
+
+    An empty gradient has the norm 0 and, where that would decide the common one, no say in it.
+    """
     norms: list[Tensor] = []
     for grads, _ in groups:
-        if foreach(grads):
-            norms.extend(torch._foreach_norm(grads, norm_type))
-        else:
-            norms.extend([torch.linalg.vector_norm(g, norm_type) for g in grads])
-    if len(groups) == 1:
-        stacked = torch.stack(norms)
-        return stacked, torch.linalg.vector_norm(stacked, norm_type)
+        norms.extend(_measure(grads, norm_type))
+    if norm_type <= 0 or norm_type == math.inf:
+        says = [bool(g.numel()) for grads, _ in groups for g in grads]
+    else:
+        says = []
     first = norms[0].device
-    stacked = torch.stack([norm.to(first) for norm in norms])
-    total = torch.linalg.vector_norm(stacked, norm_type)
+    stacked = torch.stack(norms if len(groups) == 1 else [norm.to(first) for norm in norms])
+    if says and not all(says):
+        voices = stacked[torch.tensor(says, device=first)]
+        total = torch.linalg.vector_norm(voices, norm_type) if any(says) else stacked[0]
+    else:
+        total = torch.linalg.vector_norm(stacked, norm_type)
+    if len(groups) == 1:
+        return stacked, total
     order = torch.empty(len(norms), dtype=torch.long)
     order[[place for _, places in groups for place in places]] = torch.arange(len(norms))
     return stacked[order.to(first)], total
+
+
+def _measure(grads: list[Tensor], norm_type: float) -> list[Tensor]:
+    """The norms of ``grads`` (of one device and dtype)."""
+    wide = torch.float32 if grads[0].dtype in _HALVES else None
+    if norm_type not in (1, 2) and not all(g.numel() for g in grads):
+        nothing = torch.zeros((), dtype=wide or grads[0].dtype.to_real(), device=grads[0].device)
+        return [
+            torch.linalg.vector_norm(g, norm_type, dtype=wide) if g.numel() else nothing
+            for g in grads
+        ]
+    if foreach(grads):
+        return list(torch._foreach_norm(grads, norm_type, dtype=wide))
+    return [torch.linalg.vector_norm(g, norm_type, dtype=wide) for g in grads]

@@ -7,13 +7,11 @@ rounded monotonically), except where squares underflow: hence the floor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Final
 
 import torch
-from torch import Tensor
 
-from .base import Outcome, Strategy, foreach, group, measure
+from .base import Gradients, Outcome, Strategy, foreach
 
 _SQUARES_UNDERFLOW: Final = 1e-15
 """Below this threshold norms prove nothing: in float32 the square of 1e-19 is no longer normal."""
@@ -29,25 +27,20 @@ class Value(Strategy):
 
     threshold_name: ClassVar[str | None] = "clip_value"
     counts_elements: ClassVar[bool] = True
+    takes_complex: ClassVar[bool] = False
 
-    def __init__(self, clip_value: float) -> None:
-        super().__init__(clip_value=clip_value)
+    def __init__(self, clip_value: float, *, nonfinite: str = "propagate") -> None:
+        super().__init__(clip_value=clip_value, nonfinite=nonfinite)
 
     def __repr__(self) -> str:
         return f"{self.name}({self.threshold!r})"
 
-    def check(self, parameters: Sequence[Tensor]) -> None:
-        if any(p.is_complex() for p in parameters):
-            raise ValueError("clip=Value(...) cannot clamp complex gradients; use GlobalNorm")
-
-    def clip(self, grads: Sequence[Tensor]) -> Outcome:
+    def clip(self, grads: Gradients) -> Outcome:
         limit = self._values["clip_value"]
-        groups = group(grads)
-        norms, total = measure(groups)
         provable = limit >= _SQUARES_UNDERFLOW
-        within = [provable and norm <= limit for norm in norms.tolist()]
+        within = [provable and norm <= limit for norm in grads.norms.tolist()]
         changed = 0
-        for tensors, places in groups:
+        for tensors, places in grads.groups:
             larger = [g for g, place in zip(tensors, places, strict=True) if not within[place]]
             if not larger:
                 continue
@@ -58,11 +51,4 @@ class Value(Strategy):
             else:
                 for g in larger:
                     g.clamp_(min=-limit, max=limit)
-        return Outcome(
-            norms,
-            total,
-            threshold=limit,
-            share=changed / max(1, sum(g.numel() for g in grads)),
-            post_norm=None if changed else total.item(),
-            changed=changed > 0,
-        )
+        return grads.by_elements(changed, limit)
