@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from . import wire
 from .control import Steering
@@ -20,31 +20,40 @@ SETTLE: Final = 0.05
 """Seconds that logged scalars wait for others of their step, so that they travel as one row."""
 
 
-@dataclass(frozen=True)
-class Cargo:
-    """The lanes between the two threads; ``columns`` are those of the ring's rows.
-
-    beat: the last step taken and the run's own statistics; called by the sender thread.
-    """
+class Lane(NamedTuple):
+    """A ring, the columns of its rows, the groups they are sent in, and the stream they are of."""
 
     ring: Ring
     groups: list[Group]
     columns: list[wire.Column]
+    stream: str | None
+
+
+@dataclass(frozen=True)
+class Cargo:
+    """The lanes between the two threads.
+
+    beat: the last step taken and the run's own statistics; called by the sender thread.
+    """
+
+    lanes: list[Lane]
     scalars: Scalars
     steering: Steering
     beat: Callable[[], tuple[int | None, dict[str, float]]]
 
     def load(self, outbox: Outbox, *, over: bool = False) -> None:
         """Moves everything that is there into ``outbox``; ``over`` says that no more is coming."""
-        for losses, reason in ((self.ring.losses, "ring full"), (self.scalars.losses, "log full")):
+        lossy = [(lane.ring.losses, "ring full") for lane in self.lanes]
+        for losses, reason in (*lossy, (self.scalars.losses, "log full")):
             if over:
                 losses.end()
             for lost in losses.take():
                 outbox.declare(lost.first, lost.last, lost.rows, reason)
-        for batch in self.ring.batches():
-            for group in self.groups:
-                rows = batch.rows[:, group.start : group.stop]
-                _put(outbox, group.number, batch.version, batch.steps, batch.times, rows)
+        for lane in self.lanes:
+            for batch in lane.ring.batches():
+                for group in lane.groups:
+                    rows = batch.rows[:, group.start : group.stop]
+                    _put(outbox, group.number, batch.version, batch.steps, batch.times, rows)
         for part in self.scalars.rows(before=time.time() - (-1.0 if over else SETTLE)):
             _put(outbox, part.group, part.version, part.steps, part.times, part.values)
 

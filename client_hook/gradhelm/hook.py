@@ -6,44 +6,35 @@ raise.
 
 from __future__ import annotations
 
-import os
-import re
-import secrets
+import math
 import socket
-import sys
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Any
 
-import msgspec
 import torch
-from torch import nn, optim
-from torch.nn.parameter import UninitializedParameter
+from torch import nn
 
-from . import settings
+from . import arguments, settings
 from ._version import __version__
-from .clip import GlobalNorm, Strategy, Target
+from .clip import Strategy
 from .clip.norm import Observe
-from .control import Control
-from .layout import Layout, choose
+from .control import Control, Lever, Steering
+from .inbackward import InBackward
 from .link import new_segment
 from .notice import speak
+from .plan import Clip, Optimizers, Planned, plan
 from .run import Run
-from .stepper import Stepper
-from .wire import MAX_CONFIG, MAX_NAME, MAX_STEP, Hello, Limits, Rule
-
-_UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-_MAX_TAGS: Final = 64
+from .stepper import Stepper, free
+from .wire import MAX_NAME, Coded, Hello, Limits
 
 
 def attach(
     model: nn.Module,
-    optimizer: optim.Optimizer | None = None,
+    optimizer: Optimizers | None = None,
     *,
     max_norm: float | None = None,
-    clip: Strategy | None = None,
+    clip: Clip | None = None,
     name: str | None = None,
     project: str | None = None,
     config: Mapping[str, Any] | None = None,
@@ -62,9 +53,15 @@ def attach(
     model, optimizer: with an optimizer, clipping and reporting happen inside each
         ``optimizer.step()`` and cover what it steps: the model's own parameters in the model's
         order, then those it holds besides. Without one they cover the model's trainable parameters,
-        and the loop calls ``run.clip()`` where ``clip_grad_norm_`` would stand.
+        and the loop calls ``run.clip()`` where ``clip_grad_norm_`` would stand. Several optimizers,
+        in a list or as ``{"gen": a, "disc": b}``, are streams of one run, each with its own steps,
+        norms and threshold. Optimizers that step inside the backward pass, one for each parameter,
+        are one stream; put their hooks on the parameters before attaching.
     max_norm, clip: ``max_norm=x`` is short for ``clip=gradhelm.clip.GlobalNorm(x)``; with neither
-        the gradients are only watched.
+        the gradients are only watched. ``clip`` also takes a dict of name patterns,
+        ``{"encoder.*": AGC(0.01), "*": GlobalNorm(1.0)}`` (the first match wins, what none matches
+        is watched), or a list with one strategy for each of the optimizer's parameter groups. With
+        several optimizers each gets a copy, unless ``clip`` is a dict of their names.
     name, project, config, tags: what the run is called and filed under. The name defaults to the
         script's and the date; ``config`` is a dict that fits into 64 KiB of JSON (what JSON does
         not know is kept as its ``str``); its ``total_steps`` is shown as the run's length.
@@ -83,42 +80,28 @@ def attach(
     Raises ValueError or TypeError that names the argument and what it accepts.
     """
     known = settings.read()
-    _instance("model", model, nn.Module, "a torch.nn.Module")
-    if optimizer is not None:
-        _instance("optimizer", optimizer, optim.Optimizer, "one torch.optim.Optimizer or None")
-    strategy = _strategy(max_norm, clip)
+    arguments.instance("model", model, nn.Module, "a torch.nn.Module")
     if control is not None:
-        _instance("control", control, Control, "a gradhelm.Control or None")
-    _integer("every", every, 1)
-    _integer("start_step", start_step, 0)
+        arguments.instance("control", control, Control, "a gradhelm.Control or None")
+    arguments.integer("every", every, 1)
+    arguments.integer("start_step", start_step, 0)
     chosen = known.mode if mode is None else mode
     if chosen not in settings.MODES:
         raise ValueError(f"mode is {mode!r}; accepted: {', '.join(map(repr, settings.MODES))}")
-    targets = choose(model, optimizer)
-    _clippable(targets)
-    strategy.bind(targets, optimizer)
+    planned = plan(model, optimizer, max_norm, clip, start_step=start_step, every=every)
     rank, ranks = _rank()
-    threshold = strategy.threshold_name
-    limits = _limits(control or Control(), strategy, known.control, ranks)
-    if isinstance(strategy, Observe) and limits.why_not is not None:
-        threshold = None
-        if control is not None and not control.read_only and ranks == 1 and known.control:
-            raise ValueError(
-                "control without max_norm or clip must give both min and max: "
-                "there is no coded threshold to measure a range by"
-            )
-    url = _server(known.server if server is None else server)
+    limits, levers = _levers(planned, control, known.control, ranks)
+    url = arguments.server(known.server if server is None else server)
     hello = Hello(
-        run=_run_id(run_id, resume),
+        run=arguments.run_id(run_id, resume),
         segment=new_segment(),
-        name=_text("name", _default_name() if name is None else name),
-        project=_text("project", "default" if project is None else project),
-        strategy=strategy.name[:MAX_NAME],
-        coded=(Rule(strategy.parameters),),
+        name=arguments.text("name", arguments.default_name() if name is None else name),
+        project=arguments.text("project", "default" if project is None else project),
+        coded=tuple(_coded(lever) for lever in levers),
+        streams=tuple(one.name for one in planned) if len(planned) > 1 else (),
         limits=limits,
-        threshold=threshold,
-        config=_config(config),
-        tags=_tags(tags),
+        config=arguments.config(config),
+        tags=arguments.tags(tags),
         started=time.time(),
         resume=resume,
         host=socket.gethostname()[:MAX_NAME],
@@ -131,62 +114,80 @@ def attach(
     run = Run(
         hello.run,
         f"{url}/runs/{hello.run}",
-        Layout(targets, strategy),
-        strategy,
-        limits,
-        start_step=start_step,
-        every=every,
+        {one.name: one.stream for one in planned},
+        Steering(levers, limits),
     )
-    if optimizer is not None:
-        run._stepper = Stepper(run, model, optimizer)
+    for one in planned:
+        for single in one.optimizers:
+            free(single)
+    for one in planned:
+        if len(one.optimizers) == 1:
+            run._steppers.append(Stepper(one.stream, model, one.optimizers[0], run.id))
+        elif one.optimizers:
+            run._steppers.append(InBackward(one.stream, one.optimizers))
     if chosen == "online" and rank == 0:
         speak()
         run._report_to(url, token, hello)
     return run
 
 
-def uuid7() -> str:
-    """A UUIDv7 (RFC 9562): 48 bits of milliseconds, then random ones."""
-    stamp = time.time_ns() // 1_000_000 & (1 << 48) - 1
-    value = stamp << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62)
-    text = f"{value:032x}"
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
-
-
-def _strategy(max_norm: object, clip: object) -> Strategy:
-    if clip is not None:
-        _instance("clip", clip, Strategy, "one gradhelm.clip strategy, such as GlobalNorm(1.0)")
-        if max_norm is not None:
-            raise ValueError(
-                "clip and max_norm are both given; max_norm=x means clip=GlobalNorm(x)"
-            )
-        assert isinstance(clip, Strategy)
-        return clip
-    return Observe() if max_norm is None else GlobalNorm(max_norm)  # type: ignore[arg-type]
-
-
-def _limits(control: Control, strategy: Strategy, allowed: bool, ranks: int) -> Limits:
-    limits = control.limits(strategy.threshold_name, strategy.threshold)
+def _levers(
+    planned: list[Planned], control: Control | None, allowed: bool, ranks: int
+) -> tuple[Limits, list[Lever]]:
+    """What remote users may change: the strategies of all streams, with the ranges of their
+    thresholds; without ranges where nothing may be changed."""
+    asked = control or Control()
+    levers = []
+    for one in planned:
+        for match, strategy in one.stream.strategy.rules.items():
+            name = strategy.threshold_name
+            coded = None if name is None else strategy.parameters.get(name)
+            ranges = asked.ranges(name, coded, _most(strategy, name))
+            levers.append(Lever(strategy, ranges, one.stream.next_step, match, one.stream.name))
+    limits = asked.limits()
     if not allowed:
-        return Limits(why_not="GRADHELM_CONTROL=off where the trainer runs")
-    if ranks > 1:
-        return Limits(
+        limits = Limits(why_not="GRADHELM_CONTROL=off where the trainer runs")
+    elif ranks > 1:
+        limits = Limits(
             why_not=f"the job has {ranks} ranks: all of them would have to switch at the same "
             "step, which this version cannot do"
         )
-    return limits
-
-
-def _clippable(targets: list[Target]) -> None:
-    for name, parameter, *_ in targets:
-        if isinstance(parameter, UninitializedParameter):
-            raise ValueError(f"model is lazy: {name} has no shape before the first forward pass")
-        if parameter.layout != torch.strided:
-            raise ValueError(f"model holds the sparse parameter {name}; torch cannot clip those")
-        if type(parameter.data).__name__ == "DTensor":
-            raise ValueError(
-                f"model holds the DTensor {name}; sharded parameters are not supported"
+    elif limits.why_not is None and not any(lever.limits for lever in levers):
+        if any(isinstance(lever.strategy, Observe) for lever in levers):
+            if control is not None:
+                raise ValueError(
+                    "control without max_norm or clip must give both min and max: "
+                    "there is no coded threshold to measure a range by"
+                )
+            limits = Limits(
+                why_not="the run only observes: attach with max_norm=... or with "
+                "control=Control(min=..., max=...)"
             )
+        else:
+            limits = Limits(why_not="the run's strategy has no threshold")
+    if limits.why_not is not None:
+        levers = [lever._replace(limits={}) for lever in levers]
+    return limits, levers
+
+
+def _most(strategy: Strategy, name: str | None) -> float:
+    """The largest value that ``name`` takes; of an open range, one well inside."""
+    allowed = strategy.range(name or "")
+    return allowed.high if allowed.high_in or allowed.high == math.inf else 0.99 * allowed.high
+
+
+def _coded(lever: Lever) -> Coded:
+    strategy = lever.strategy
+    assert isinstance(strategy, Strategy)
+    observing = isinstance(strategy, Observe) and not lever.limits
+    return Coded(
+        strategy.name[:MAX_NAME],
+        strategy.parameters,
+        None if observing else strategy.threshold_name,
+        lever.limits,
+        lever.match,
+        lever.stream,
+    )
 
 
 def _rank() -> tuple[int, int]:
@@ -194,81 +195,3 @@ def _rank() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
-
-
-def _server(url: object) -> str:
-    _instance("server", url, str, "an http or https URL")
-    assert isinstance(url, str)
-    try:
-        parts = urlsplit(url)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(f"server is {url!r}; accepted: an http or https URL with a host")
-    return url.rstrip("/")
-
-
-def _run_id(run_id: object, resume: object) -> str:
-    _instance("resume", resume, bool, "True or False")
-    if run_id is None:
-        if resume:
-            raise ValueError("resume=True needs run_id, the id of the run to continue")
-        return uuid7()
-    _instance("run_id", run_id, str, "a UUIDv7 as text")
-    assert isinstance(run_id, str)
-    if not _UUID7.fullmatch(run_id):
-        raise ValueError(f"run_id is {run_id!r}; accepted: a UUIDv7 in lower case")
-    return run_id
-
-
-def _config(config: object) -> str:
-    if config is None:
-        return "{}"
-    _instance("config", config, Mapping, "a dict")
-    assert isinstance(config, Mapping)
-    try:
-        text = msgspec.json.encode(dict(config), enc_hook=str).decode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"config cannot be written as JSON: {error}") from None
-    if len(text) > MAX_CONFIG:
-        raise ValueError(f"config is {len(text)} characters of JSON; at most {MAX_CONFIG} fit")
-    return text
-
-
-def _tags(tags: object) -> tuple[str, ...]:
-    if isinstance(tags, str) or not isinstance(tags, Iterable):
-        raise TypeError(f"tags must be a list of str, not {type(tags).__name__}")
-    found = tuple(_text("tags", tag) for tag in tags)
-    if len(found) > _MAX_TAGS:
-        raise ValueError(f"tags are {len(found)}; at most {_MAX_TAGS} are accepted")
-    return found
-
-
-def _text(argument: str, value: object) -> str:
-    _instance(argument, value, str, "text")
-    assert isinstance(value, str)
-    if not 1 <= len(value) <= MAX_NAME or not value.isprintable():
-        raise ValueError(f"{argument} must be 1 to {MAX_NAME} printable characters: {value[:60]!r}")
-    return value
-
-
-def _integer(argument: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument} must be an int, not {type(value).__name__}")
-    if not least <= value <= MAX_STEP:
-        raise ValueError(f"{argument} must be at least {least}, not {value}")
-
-
-def _instance(argument: str, value: object, kind: type, accepted: str) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"{argument} must be {accepted}, not {type(value).__name__}")
-
-
-def _default_name() -> str:
-    script = sys.argv[0] if sys.argv else ""
-    stem = Path(script).stem if script not in ("", "-c", "-m") else "python"
-    if stem == "__main__":
-        stem = Path(os.path.abspath(script)).parent.name
-    plain = "".join(c for c in stem if c.isprintable())[: MAX_NAME - 20] or "python"
-    return f"{plain} {time.strftime('%Y-%m-%d %H:%M')}"

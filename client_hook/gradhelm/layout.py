@@ -7,19 +7,18 @@ strategy decided for each parameter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from torch import nn
 
 from .clip import Strategy, Target
-from .ring import Group
-from .wire import MAX_COLUMNS, MAX_GROUP, MAX_NAME, Column
+from .wire import MAX_COLUMNS, MAX_NAME, Column
 
 if TYPE_CHECKING:
-    from torch import Tensor, optim
+    from torch import Tensor
 
 SCALARS: Final = (
     "global_norm",
@@ -34,21 +33,39 @@ SCALARS: Final = (
 """The scalars of each step, in the recorder's order. ``clip_share`` follows for strategies that
 count elements."""
 
+RULE_SCALARS: Final = ("global_norm", "threshold", "clip_coef", "clipped")
+"""What is told of each rule of a ``clip`` that is a dict or a list, of its own gradients."""
+
+BLOCKS: Final = frozenset(
+    {"norm", "coef", "threshold", "rule", "weight_norm", "update_norm", "update_ratio"}
+    | {"update_rms", "gradient_exponent"}
+)
+"""What the names of columns begin with; no stream may be called so."""
+
 MAX_WATCHED: Final = MAX_COLUMNS - 512
 """Parameters of one run; the rest of the columns is for scalars."""
 
 
 class Layout:
-    """The watched parameters and the columns of the ring's rows."""
+    """The watched parameters and the columns of the ring's rows.
 
-    def __init__(self, targets: list[Target], strategy: Strategy) -> None:
-        counts_elements = strategy.counts_elements
-        scalars = (*SCALARS, "clip_share") if counts_elements else SCALARS
+    First the scalars, then four of each rule's own (:data:`RULE_SCALARS`), then blocks of one
+    column for each parameter: the norms, and the ``details`` that the strategy decides for each.
+    """
+
+    def __init__(self, targets: list[Target], strategy: Strategy, stream: str | None) -> None:
         self.targets = targets
-        self.counts_elements = counts_elements
-        self.first_norm = len(scalars)
-        self.columns = [Column(name, "scalar") for name in scalars]
-        # Beside the norms, what a strategy decides for each parameter.
+        self.counts_elements = strategy.counts_elements
+        self.rules = [rule for rule in strategy.rules if rule is not None]
+        prefix = "" if stream is None else f"{stream}/"
+        scalars = [*SCALARS, *(["clip_share"] if self.counts_elements else [])]
+        self.columns = [Column(prefix + name, "scalar") for name in scalars]
+        self.columns += [
+            Column(f"{prefix}rule/{rule}/{name}", "detail")
+            for rule in self.rules
+            for name in RULE_SCALARS
+        ]
+        self.first_norm = len(self.columns)
         self.details = tuple(
             name
             for name, told in (
@@ -57,51 +74,49 @@ class Layout:
             )
             if told
         )
-        for prefix, kind in (("norm", "norm"), *((name, "detail") for name in self.details)):
+        for block, kind in (("norm", "norm"), *((name, "detail") for name in self.details)):
             self.columns += [
                 Column(
-                    f"{prefix}/{target.name}",
+                    f"{prefix}{block}/{target.name}",
                     kind,
                     tuple(target.parameter.shape)[:16],
                     str(target.parameter.dtype).removeprefix("torch.")[:20],
                 )
                 for target in targets
             ]
-        self.groups = [
-            Group(number, start, min(start + MAX_GROUP, len(self.columns)))
-            for number, start in enumerate(range(0, len(self.columns), MAX_GROUP))
-        ]
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The names of all columns."""
-        return frozenset(column.name for column in self.columns) | {"clip_share"}
+        # Nobody may log under the name of a column, nor under one that others take to be one.
+        self.names = frozenset(column.name for column in self.columns) | {"clip_share"}
 
 
-def choose(model: nn.Module, optimizer: optim.Optimizer | None) -> list[Target]:
+def choose(
+    model: nn.Module, groups: Sequence[Mapping[str, Any]] | None, optimizer: str = ""
+) -> list[Target]:
     """The parameters that a run clips and watches.
 
-    Without an optimizer: the model's trainable ones. With one: what it steps, the model's own
+    groups: the parameter groups of the optimizer; ``optimizer`` is its name among several.
+
+    Without groups: the model's trainable ones. With them: what they hold, the model's own
     first (in the model's order, frozen ones too: they are reported as missing), then those that are
     not the model's, as ``optimizer.<group>.<place>``. Names lose the prefixes that torch's wrappers
     add. Raises ValueError when there is nothing to watch, or too much.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters()]
-    if optimizer is None:
+    if groups is None:
         found = [(name, p) for name, p in named if p.requires_grad]
         if not found:
             raise ValueError("model has no trainable parameters")
         return _targets(model, _plain(name for name, _ in found), (p for _, p in found))
     held = {
         id(p): (f"optimizer.{g}.{i}", p)
-        for g, group in enumerate(optimizer.param_groups)
+        for g, group in enumerate(groups)
         for i, p in enumerate(group["params"])
     }
     found = [(name, p) for name, p in named if id(p) in held]
+    which = f"optimizer {optimizer!r}" if optimizer else "optimizer"
     if not found:
-        raise ValueError("optimizer holds none of the model's parameters")
+        raise ValueError(f"{which} holds none of the model's parameters")
     if not any(p.requires_grad for _, p in found):
-        raise ValueError("optimizer holds no trainable parameter of the model")
+        raise ValueError(f"{which} holds no trainable parameter of the model")
     for _, parameter in found:
         del held[id(parameter)]
     names = [*_plain(name for name, _ in found), *(name for name, _ in held.values())]

@@ -193,9 +193,10 @@ class Link:
         cargo = self._cargo
         hello = msgspec.structs.replace(self._hello, version=cargo.steering.version)
         connection.send(wire.encode(hello))
-        for group in cargo.groups:
-            columns = tuple(cargo.columns[group.start : group.stop])
-            self._declare(connection, group.number, columns)
+        for lane in cargo.lanes:
+            for group in lane.groups:
+                columns = tuple(lane.columns[group.start : group.stop])
+                self._declare(connection, group.number, columns, lane.stream)
         welcome = wire.decode_from_server(_binary(connection.recv(OPEN_LIMIT)))
         if not isinstance(welcome, wire.Welcome):
             raise WireError(f"expected a welcome, not {type(welcome).__name__}")
@@ -218,10 +219,14 @@ class Link:
         self._reached = self.connected = True
 
     def _declare(
-        self, connection: ClientConnection, group: int, columns: tuple[wire.Column, ...]
+        self,
+        connection: ClientConnection,
+        group: int,
+        columns: tuple[wire.Column, ...],
+        stream: str | None = None,
     ) -> None:
         for first, chunk in _chunks(columns):
-            connection.send(wire.encode(wire.Columns(group, first, chunk)))
+            connection.send(wire.encode(wire.Columns(group, first, chunk, stream)))
 
     def _answer(self, connection: ClientConnection) -> None:
         """Tells what became of changes; before frames, so that nobody waits for a backlog."""

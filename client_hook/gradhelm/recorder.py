@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
 import torch
 
 from .clip import Outcome
-from .layout import SCALARS, Layout
+from .layout import RULE_SCALARS, SCALARS, Layout
 from .ring import Ring
 from .wire import MISSING, FloatArray
 
@@ -36,6 +36,7 @@ class Recorder:
         self._counts_elements = layout.counts_elements
         self._parameters = len(layout.targets)
         self._details = layout.details
+        self._rules = len(layout.rules)
         self._pack = struct.Struct(f"{self._first}f").pack_into
         self._taken = np.zeros(_SAMPLES, np.int64)
         self._samples = 0
@@ -110,7 +111,7 @@ class Recorder:
         self, norm: float, outcome: Outcome, nonfinite: int, lr: float | None
     ) -> tuple[float, ...]:
         """The scalar columns, in the order of ``layout.SCALARS``."""
-        scalars = (
+        scalars: tuple[float, ...] = (
             _single(norm),
             _single(outcome.post_norm),
             _single(outcome.threshold),
@@ -120,7 +121,20 @@ class Recorder:
             nonfinite,
             _single(lr),
         )
-        return (*scalars, _single(outcome.share)) if self._counts_elements else scalars
+        if self._counts_elements:
+            scalars = (*scalars, _single(outcome.share))
+        return (*scalars, *self._of_rules(outcome)) if self._rules else scalars
+
+    def _of_rules(self, outcome: Outcome) -> Iterator[float]:
+        """What is told of each rule, in the order of ``layout.RULE_SCALARS``."""
+        for part in outcome.parts or (None,) * self._rules:
+            if part is None:
+                yield from (_NOTHING,) * len(RULE_SCALARS)
+            else:
+                yield _single(part.global_norm.item())
+                yield _single(part.threshold)
+                yield _single(part.coefficient)
+                yield float(part.changed)
 
 
 def _numbers(values: torch.Tensor) -> FloatArray:

@@ -1,7 +1,6 @@
 """A run: one training job from ``attach`` to ``close``.
 
-Law: telemetry may fail quietly, clipping may not. What the clip raises reaches the training loop;
-what anything else raises is counted and told once.
+Law: a run that cannot report clips all the same, and its end costs at most DRAIN seconds.
 """
 
 from __future__ import annotations
@@ -11,32 +10,28 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Mapping, Sequence
-from types import TracebackType
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch import Tensor, optim
+from torch import Tensor
 
-from .cargo import Cargo
-from .clip import Gradients, Outcome, Strategy, Target
-from .clip.norm import Observe
+from .cargo import Cargo, Lane
 from .control import Steering
-from .layout import Layout
 from .link import Link
 from .notice import Notices, logger
-from .recorder import Recorder
-from .ring import Ring
+from .ring import Group
 from .scalars import Scalars
-from .wire import Finish, Hello, Limits
+from .stream import Stream
+from .wire import MAX_GROUP, Finish, Hello
 
 if TYPE_CHECKING:
+    from .inbackward import InBackward
     from .stepper import Stepper
 
 DRAIN: Final = 5.0
 """Seconds that the end of a run may take."""
-SAMPLED: Final = 10
-"""Where the norm after clipping costs a pass, it is measured on every tenth step only."""
 STATUSES: Final = ("finished", "failed", "stopped")
 
 _open_runs: weakref.WeakSet[Run] = weakref.WeakSet()
@@ -48,55 +43,41 @@ class Run:
     id: UUIDv7. url: the run's page. Closed at the end of the ``with`` block, by :meth:`close`, or
     when the process ends: as failed if an exception ended it, as stopped by Ctrl-C. At that point
     ``sys.exit("reason")`` looks like a proper end; inside a ``with`` block it counts as failed.
+
+    streams: one :class:`Stream` for each optimizer, by name, each with its own ``step`` and
+    ``threshold``; those of the run itself are the first one's.
     """
 
     def __init__(
-        self,
-        id: str,
-        url: str,
-        layout: Layout,
-        strategy: Strategy,
-        limits: Limits,
-        *,
-        start_step: int,
-        every: int,
+        self, id: str, url: str, streams: Mapping[str, Stream], steering: Steering
     ) -> None:
         self.id: Final = id
         self.url: Final = url
-        self._targets = list(layout.targets)
-        self._parameters = [target.parameter for target in layout.targets]
-        self._layout = layout
-        self._strategy = strategy
-        self._steering = Steering(strategy, limits)
+        self.streams: Final = MappingProxyType(dict(streams))
+        self._first = next(iter(streams.values()))
+        self._steering = steering
         self._notices = Notices()
-        self._every = every
-        self._first_step = start_step
-        self._step = start_step
         self._scalars: Scalars | None = None
-        self._recorder: Recorder | None = None
-        self._ring: Ring | None = None
         self._link: Link | None = None
-        self._stepper: Stepper | None = None
+        self._steppers: list[Stepper | InBackward] = []
         self._closed = False
-        # Which parameters had gradients at the last clip; None when all had.
-        self._places: Sequence[int] | None = None
-        # Gradients that are hidden from the optimizer while it takes a step that is to be skipped.
-        self._hidden: list[tuple[Tensor, Tensor]] = []
+        for stream in streams.values():
+            stream.steer(steering, self._notices)
 
     def __repr__(self) -> str:
-        return f"<Run {self.id} step {self._step} {self.url}>"
+        return f"<Run {self.id} step {self.step} {self.url}>"
 
     # -- for users --------------------------------------------------------------------------------
 
     @property
     def step(self) -> int:
         """The number of the next step."""
-        return self._step
+        return self._first.step
 
     @property
     def threshold(self) -> float | None:
-        """The threshold in force, None when nothing is clipped."""
-        return self._strategy.threshold
+        """The threshold in force, None when nothing is clipped or there is not a single one."""
+        return self._first.threshold
 
     @property
     def control_version(self) -> int:
@@ -107,17 +88,19 @@ class Run:
         """Clips, records and counts one step, where ``clip_grad_norm_`` would stand.
 
         Only for runs attached without an optimizer (RuntimeError otherwise: gradients would be
-        clipped twice). Returns the norm before clipping as a 0-d tensor.
+        clipped twice). Returns the norm before clipping as a 0-d tensor. After a skipped step no
+        parameter has a gradient.
         """
-        if self._stepper is not None:
+        if self._steppers:
             raise RuntimeError(
                 "this run clips at each optimizer.step(); call run.clip() only after "
                 "attach(model) without an optimizer"
             )
-        self._boundary()
-        outcome = self._clip()
-        self._hidden.clear()  # here the user's own step comes later: a skipped one has no gradients
-        self._count(outcome, None)
+        stream = self._first
+        stream.boundary()
+        outcome = stream.clip()
+        stream.forget_hidden()
+        stream.count(outcome, None)
         return torch.tensor(0.0) if outcome is None else outcome.global_norm
 
     def log(self, /, **scalars: Any) -> None:
@@ -127,7 +110,8 @@ class Run:
         """
         if self._scalars is None or self._closed:
             return
-        step = max(self._step - 1, self._first_step)
+        stream = self._first
+        step = stream.first_step if stream.last_step is None else stream.last_step
         try:
             self._scalars.put(step, time.time(), self._steering.version, scalars)
         except Exception as error:
@@ -138,34 +122,42 @@ class Run:
         ``handoff_p99_us``), ``ring_fill`` (0 to 1), rows ``dropped``, records ``unsent``, and
         ``sent_frames``. Empty when the run does not report.
         """
-        ring, scalars, link, recorder = self._ring, self._scalars, self._link, self._recorder
-        if ring is None or scalars is None or link is None or recorder is None:
+        scalars, link, recorder = self._scalars, self._link, self._first.recorder
+        rings = [stream.ring for stream in self.streams.values() if stream.ring is not None]
+        if scalars is None or link is None or recorder is None:
             return {}
         outbox = link.outbox
+        lost = sum(ring.losses.count for ring in rings)
         return recorder.handoff() | {
-            "ring_fill": ring.fill,
-            "dropped": float(ring.losses.count + scalars.losses.count + outbox.rows_shed),
+            "ring_fill": max(ring.fill for ring in rings),
+            "dropped": float(lost + scalars.losses.count + outbox.rows_shed),
             "unsent": float(len(outbox)),
             "sent_frames": float(outbox.frames_sent),
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs: the run's id, the next step, the strategy's values."""
-        return {"run_id": self.id, "step": self._step, "strategy": self._strategy.state_dict()}
+        """What a checkpoint needs: the run's id, and of each stream the next step and what its
+        strategy has learned; ``torch.load(weights_only=True)`` reads it.
+        """
+        streams = {name: stream.state_dict() for name, stream in self.streams.items()}
+        return {"run_id": self.id, "streams": streams}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back step and strategy values; to go on in the same run, also pass
+        """Takes back steps and strategies; to go on in the same run, also pass
         ``attach(run_id=state["run_id"], resume=True)``.
 
-        Steps never go back within one life of the trainer: after the first step only the values are
-        taken back. Values that were set remotely come again from the server.
+        Steps never go back within one life of the trainer: after the first step only the strategies
+        are taken back. Values that were set remotely come again from the server. Raises ValueError
+        for what is not the state of such a run.
         """
-        step = state["step"]
-        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-            raise ValueError(f"state['step'] must be an int of at least 0, not {step!r}")
-        self._strategy.load_state_dict(state["strategy"])
-        if self._step == self._first_step:
-            self._first_step = self._step = step
+        streams = state.get("streams") if isinstance(state, Mapping) else None
+        if not isinstance(streams, Mapping) or set(streams) != set(self.streams):
+            raise ValueError(
+                f"state must be what state_dict() of a run with the streams "
+                f"{sorted(self.streams)} gave"
+            )
+        for name, stream in self.streams.items():
+            stream.load_state_dict(streams[name])
 
     def close(self, status: str = "finished") -> None:
         """Delivers what is left, within five seconds, and ends the run; clipping goes on.
@@ -192,116 +184,47 @@ class Run:
 
     def _report_to(self, server: str, token: str, hello: Hello) -> None:
         """Starts reporting: from here on there is a second thread."""
-        layout = self._layout
-        self._ring = Ring(len(layout.columns))
-        self._scalars = Scalars(self._notices, layout.names, len(layout.groups))
-        self._recorder = Recorder(layout, self._ring, self._every)
-        cargo = Cargo(
-            self._ring, layout.groups, layout.columns, self._scalars, self._steering, self._beat
-        )
+        lanes = []
+        numbers = 0
+        for stream in self.streams.values():
+            columns = stream.layout.columns
+            starts = range(0, len(columns), MAX_GROUP)
+            groups = [
+                Group(number, start, min(start + MAX_GROUP, len(columns)))
+                for number, start in enumerate(starts, numbers)
+            ]
+            numbers += len(groups)
+            lanes.append(Lane(stream.record(), groups, columns, stream.name))
+        names = frozenset[str]().union(*(stream.layout.names for stream in self.streams.values()))
+        self._scalars = Scalars(self._notices, names, numbers)
+        cargo = Cargo(lanes, self._scalars, self._steering, self._beat)
         self._link = Link(server, token, hello, cargo, self._notices)
         self._link.start()
         _open_runs.add(self)
         atexit.register(self._at_exit)
-        logger.info("watching %d parameters at %s", len(layout.targets), self.url)
-
-    def _boundary(self) -> None:
-        """A step boundary: the only moment at which a remote change takes hold."""
-        try:
-            self._steering.take(self._step)
-        except Exception as error:
-            self._notices.fault("applying a change", error)
-
-    def _clip(self) -> Outcome | None:
-        """Clips the gradients there are; None when there are none (or none could be observed)."""
-        with torch.no_grad():
-            if isinstance(self._strategy, Observe) and self._strategy.threshold is None:
-                try:
-                    return self._watch()
-                except Exception as error:
-                    self._notices.fault("observing", error)
-                    return None
-            grads = Gradients.of(self._parameters)
-            if grads is None:
-                return None
-            self._places = grads.places
-            outcome = self._strategy.step(grads)
-            if outcome.skipped:
-                self._hide(grads)
-            elif outcome.post_norm is None and self._recorder and self._step % SAMPLED == 0:
-                after = Gradients(grads.tensors, grads.parameters).global_norm
-                outcome = outcome._replace(post_norm=after.item())
-        return outcome
-
-    def _watch(self) -> Outcome | None:
-        grads = Gradients.of(self._parameters)
-        if grads is None:
-            return None
-        self._places = grads.places
-        return self._strategy.clip(grads)
-
-    def _hide(self, grads: Gradients) -> None:
-        """Takes the gradients away: an optimizer passes over parameters that have none."""
-        for parameter in grads.parameters:
-            if parameter.grad is not None:
-                self._hidden.append((parameter, parameter.grad))
-                parameter.grad = None
-
-    def _unhide(self) -> None:
-        """Puts hidden gradients back, for whoever looks at them after the step."""
-        for parameter, grad in self._hidden:
-            if parameter.grad is None:
-                parameter.grad = grad
-        self._hidden.clear()
-
-    def _count(self, outcome: Outcome | None, lr: float | None, *, skipped: bool = False) -> None:
-        """Records the step and goes on to the next number."""
-        step = self._step
-        self._step = step + 1
-        recorder = self._recorder
-        if recorder is None or self._closed:
-            return
-        version = self._steering.version
-        try:
-            if outcome is None:
-                threshold = self._strategy.threshold
-                recorder.without_gradients(step, threshold, lr, version, skipped=skipped)
-            else:
-                recorder.step(step, outcome, self._places, lr, version)
-        except Exception as error:
-            self._notices.fault("recording", error)
-
-    def _adopt(self, targets: list[Target], optimizer: optim.Optimizer) -> None:
-        """Clips parameters that the optimizer was given later, too; they have no column."""
-        known = {id(p) for p in self._parameters}
-        new = [target for target in targets if id(target.parameter) not in known]
-        if new:
-            self._strategy.bind([*self._targets, *new], optimizer)
-            self._targets += new
-            self._parameters += [target.parameter for target in new]
-            self._notices.warn(
-                "adopted",
-                f"{len(new)} parameters were added to the optimizer after attach; they are clipped "
-                "and count in the global norm, but are not shown one by one",
-            )
+        watched = sum(len(stream.layout.targets) for stream in self.streams.values())
+        logger.info("watching %d parameters at %s", watched, self.url)
 
     def _beat(self) -> tuple[int | None, dict[str, float]]:
-        return self._last_step(), self.stats()
+        return self._first.last_step, self.stats()
 
-    def _last_step(self) -> int | None:
-        return self._step - 1 if self._step > self._first_step else None
+    def _silence(self, *, forget: bool = False) -> None:
+        """Nothing is recorded any more."""
+        self._closed = True
+        for stream in self.streams.values():
+            stream.end(forget=forget)
 
     def _end(self, status: str, why: str) -> None:
         if self._closed:
             return
-        self._closed = True
+        self._silence()
         link = self._link
         if link is None:
             return
         atexit.unregister(self._at_exit)
         _open_runs.discard(self)
         try:
-            if not link.finish(Finish(status, self._last_step(), why[:1000]), DRAIN):
+            if not link.finish(Finish(status, self._first.last_step, why[:1000]), DRAIN):
                 self._notices.warn("end", f"{self.url}: the end of the run was not delivered")
         except Exception as error:
             self._notices.fault("closing", error)
@@ -329,8 +252,8 @@ def _forget_in_child() -> None:
     """A forked child has the run's memory but not its thread: it clips and says nothing."""
     for run in list(_open_runs):
         atexit.unregister(run._at_exit)
-        run._closed = True
-        run._recorder = run._scalars = run._link = None
+        run._silence(forget=True)
+        run._scalars = run._link = None
     _open_runs.clear()
 
 

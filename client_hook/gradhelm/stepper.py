@@ -10,45 +10,69 @@ import sys
 import weakref
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor, nn, optim
+from torch.utils.hooks import RemovableHandle
 
-from . import scaler
+from . import copies, scaler
 from .layout import choose
-from .run import Run
+from .stream import Stream
 
 _steppers: weakref.WeakKeyDictionary[optim.Optimizer, Stepper] = weakref.WeakKeyDictionary()
 
 
+def free(optimizer: optim.Optimizer) -> None:
+    """Raises ValueError when ``optimizer`` is attached to a run that is not closed."""
+    stepper = _steppers.get(optimizer)
+    if stepper is not None and not stepper.stream.closed:
+        raise ValueError(
+            f"optimizer is attached to the run {stepper.run} already; close() it first"
+        )
+
+
 class Stepper:
-    """The hooks of one run on one optimizer.
+    """The hooks of one stream on one optimizer.
 
     A closure is wrapped, so that clipping follows each evaluation's backward pass; the first
     evaluation is the one recorded. With LBFGS this changes the gradients that its line search sees,
     as clipping at the end of the closure by hand would.
     """
 
-    def __init__(self, run: Run, model: nn.Module, optimizer: optim.Optimizer) -> None:
-        self.run: Run = run
+    def __init__(
+        self, stream: Stream, model: nn.Module, optimizer: optim.Optimizer, run: str
+    ) -> None:
+        self.stream: Stream = stream
+        self.run: Final = run
         earlier: Stepper | None = _steppers.get(optimizer)
         if earlier is not None:
-            if not earlier.run._closed:
-                raise ValueError(
-                    f"optimizer is attached to the run {earlier.run.id} already; close() it first"
-                )
             earlier.remove()
         self._model = model
         self._held = _held(optimizer)
         self._outer: FrameType | None = None
         # The learning rates of the groups, while one step is taken with others.
         self._lrs: list[Any] | None = None
+        self._handles: list[RemovableHandle] = []
+        self.hook(optimizer)
+        _steppers[optimizer] = self
+        scaler.watch(optimizer, self._scaler_steps)
+        copies.watch(optimizer, self)
+
+    @property
+    def taken(self) -> int:
+        """Steps taken so far."""
+        return self.stream.step - self.stream.first_step
+
+    def lost(self, optimizer: optim.Optimizer) -> bool:
+        """Whether the hooks are no longer on ``optimizer``."""
+        return self._handles[0].id not in optimizer._optimizer_step_pre_hooks
+
+    def hook(self, optimizer: optim.Optimizer) -> None:
+        """Puts the hooks on."""
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
-        _steppers[optimizer] = self
-        scaler.watch(optimizer, self._scaler_steps)
 
     def remove(self) -> None:
         """Takes the hooks off."""
@@ -66,10 +90,9 @@ class Stepper:
         self._outer = frame
         self._restore(optimizer)
         self._adopt(optimizer)
-        run = self.run
-        run._boundary()
+        self.stream.boundary()
         if scaler.skips(optimizer):
-            run._count(None, _lr(optimizer), skipped=True)
+            self.stream.count(None, _lr(optimizer), skipped=True)
             return None
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if not callable(closure):
@@ -90,17 +113,17 @@ class Stepper:
 
     def _step(self, optimizer: optim.Optimizer, *, count: bool = True) -> None:
         """Clips; with ``count`` this is the clip that the step is known by."""
-        outcome = self.run._clip()
+        outcome = self.stream.clip()
         if outcome is not None and outcome.lr_scale != 1.0 and self._lrs is None:
             self._lrs = [group.get("lr") for group in optimizer.param_groups]
             for group in optimizer.param_groups:
                 group["lr"] = group["lr"] * outcome.lr_scale
         if count:
-            self.run._count(outcome, _lr(optimizer))
+            self.stream.count(outcome, _lr(optimizer))
 
     def _restore(self, optimizer: optim.Optimizer) -> None:
         """Undoes what was meant for one step: hidden gradients, other learning rates."""
-        self.run._unhide()
+        self.stream.unhide()
         if self._lrs is not None:
             for group, lr in zip(optimizer.param_groups, self._lrs, strict=False):
                 group["lr"] = lr
@@ -124,17 +147,17 @@ class Stepper:
         held = _held(optimizer)
         if held != self._held:
             self._held = held
-            self.run._adopt(choose(self._model, optimizer), optimizer)
+            self.stream.adopt(choose(self._model, optimizer.param_groups), optimizer)
 
     def _scaler_steps(self) -> Callable[[], None]:
         """A GradScaler is about to step; what to do when it has, and no step was counted."""
-        before = self.run.step
+        before = self.stream.step
 
         def done() -> None:
-            if self.run.step == before:
+            if self.stream.step == before:
                 optimizer = next((o for o, s in _steppers.items() if s is self), None)
-                self.run._boundary()
-                self.run._count(None, None if optimizer is None else _lr(optimizer), skipped=True)
+                self.stream.boundary()
+                self.stream.count(None, None if optimizer is None else _lr(optimizer), skipped=True)
 
         return done
 

@@ -35,6 +35,10 @@ MAX_COLUMNS: Final = 65_536
 MAX_GROUP: Final = 32_768
 """Columns of one group, so that one step of it always fits in a frame."""
 MAX_NAME: Final = 200
+MAX_COLUMN: Final = 2 * MAX_NAME + 40
+"""Characters of a column's name: a parameter's, with what is said of it and of which stream."""
+MAX_RULES: Final = 256
+"""Strategies of one run."""
 MAX_CONFIG: Final = 64 * 1024
 MAX_STEP: Final = 2**53 - 1
 
@@ -99,23 +103,29 @@ class _Message(Struct, frozen=True, tag_field="type"):
 
 
 class Column(Struct, frozen=True):
-    """One column: a scalar of the clip, a parameter's gradient norm, a detail of a parameter
-    (its clip coefficient, its threshold, its weight norm, ...), or a logged scalar.
+    """One column: a scalar of the clip, a parameter's gradient norm, a detail of a parameter or of
+    a rule (its clip coefficient, its threshold, its weight norm, ...), or a logged scalar.
 
-    ``shape`` and ``dtype`` are the parameter's and are empty for scalars.
+    ``shape`` and ``dtype`` are the parameter's and are empty for scalars. The names of a stream
+    that is not the run's first begin with the stream's name and a slash.
     """
 
-    name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME + 20, pattern=_NO_NUL)]
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_COLUMN, pattern=_NO_NUL)]
     kind: Annotated[str, Meta(pattern="^(scalar|norm|detail|log)$")]
     shape: Annotated[tuple[Count, ...], Meta(max_length=16)] = ()
     dtype: Annotated[str, Meta(max_length=20)] = ""
 
 
 class Rule(Struct, frozen=True):
-    """The values of one strategy's own parameters; ``match`` is None for the run's own strategy."""
+    """The values of one strategy's own parameters.
+
+    ``match`` is the pattern of parameter names that the strategy is for, None for a strategy that
+    is for all; ``stream`` is the optimizer that it clips for, None for the run's first.
+    """
 
     values: Values
     match: Name | None = None
+    stream: Name | None = None
 
 
 class Limit(Struct, frozen=True):
@@ -125,14 +135,28 @@ class Limit(Struct, frozen=True):
     max: Number
 
 
+class Coded(Struct, frozen=True):
+    """One strategy as the training script has it, and the ranges in which it may be changed.
+
+    ``threshold`` names the value that is *the* threshold (None when there is none); ``match`` and
+    ``stream`` as in :class:`Rule`.
+    """
+
+    strategy: Name
+    values: Values
+    threshold: Name | None = None
+    limits: Annotated[dict[Name, Limit], Meta(max_length=64)] = {}
+    match: Name | None = None
+    stream: Name | None = None
+
+
 class Limits(Struct, frozen=True):
-    """What remote users may change; ``why_not`` says why when that is nothing.
+    """How remote users may change a run; ``why_not`` says why when they may not.
 
     ``factor``: the largest ratio of one change, up or down. ``every_steps``: the least number of
     steps between two changes.
     """
 
-    values: Annotated[dict[Name, Limit], Meta(max_length=64)] = {}
     factor: Number | None = None
     every_steps: Count = 0
     why_not: Text | None = None
@@ -144,19 +168,18 @@ class Limits(Struct, frozen=True):
 class Hello(_Message, frozen=True, tag="hello"):
     """The first message of a connection: who is speaking and for which run.
 
-    ``segment`` is one life of the trainer; ``threshold`` names the strategy parameter that is
-    *the* threshold (None when observing only); ``coded`` are the values in the training script;
-    ``config`` is a JSON object as text.
+    ``segment`` is one life of the trainer; ``coded`` are the strategies in the training script,
+    the run's own or its first first; ``streams`` are the names of its optimizers when there are
+    several (the first one's columns and rules go without); ``config`` is a JSON object as text.
     """
 
     run: RunId
     segment: SegmentId
     name: Name
     project: Name
-    strategy: Name
-    coded: tuple[Rule, ...]
+    coded: Annotated[tuple[Coded, ...], Meta(min_length=1, max_length=MAX_RULES)]
     limits: Limits
-    threshold: Name | None = None
+    streams: Annotated[tuple[Name, ...], Meta(max_length=MAX_RULES)] = ()
     config: Annotated[str, Meta(max_length=MAX_CONFIG)] = "{}"
     tags: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
     started: Number = 0.0
@@ -170,12 +193,14 @@ class Hello(_Message, frozen=True, tag="hello"):
 class Columns(_Message, frozen=True, tag="columns"):
     """Declares columns ``first``... of a group; sent before the first frame that uses them.
 
-    Declaring the same columns again (after a reconnect) changes nothing.
+    Declaring the same columns again (after a reconnect) changes nothing. ``stream`` is the
+    optimizer whose steps the group's rows are, None for the run's first.
     """
 
     group: Annotated[int, Meta(ge=0, lt=MAX_COLUMNS)]
     first: Annotated[int, Meta(ge=0, lt=MAX_GROUP)]
     columns: Annotated[tuple[Column, ...], Meta(max_length=MAX_GROUP)]
+    stream: Name | None = None
 
 
 class Frame(_Message, frozen=True, tag="frame"):
@@ -213,11 +238,15 @@ class Heartbeat(_Message, frozen=True, tag="heartbeat"):
 
 
 class Applied(_Message, frozen=True, tag="applied"):
-    """Control ``version`` took hold: ``step`` is the first one clipped with its values."""
+    """Control ``version`` took hold: ``step`` is the first one clipped with its values.
+
+    ``stream`` is the optimizer whose steps are counted, None for the run's first.
+    """
 
     version: Count
     step: Step
     rules: tuple[Rule, ...]
+    stream: Name | None = None
 
 
 class Delivered(_Message, frozen=True, tag="delivered"):

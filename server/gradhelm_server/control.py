@@ -25,30 +25,50 @@ from .tables import control_events, control_versions, runs, segments
 
 PENDING = ("pending", "delivered")
 _rules = msgspec.json.Decoder(tuple[wire.Rule, ...])
+_coded = msgspec.json.Decoder(tuple[wire.Coded, ...])
 _limits = msgspec.json.Decoder(wire.Limits)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One change as asked for: the values of the rule keyed by ``match``."""
+    """One change as asked for: the values of the rule keyed by ``match`` and ``stream``."""
 
     values: dict[str, float]
     match: str | None
+    stream: str | None
     reason: str
     author: str
     expected: int
     key: str | None = None
 
 
-def read_limits(text: str) -> wire.Limits:
-    """The trainer's limits as the table ``runs`` keeps them."""
-    return _limits.decode(text)
+def coded_of(row: Row[Any], stream: str | None = None) -> tuple[wire.Coded, ...]:
+    """The strategies of one stream ("" or None: the run's first) as the script has them."""
+    return tuple(c for c in _coded.decode(row.coded) if c.stream == (stream or None))
 
 
-def shown_limits(limits: wire.Limits) -> dict[str, Any]:
+def own_of(row: Row[Any]) -> wire.Coded:
+    """The run's own strategy: the one for all parameters, an empty one when it has patterns."""
+    nothing = wire.Coded("", {})
+    return next((coded for coded in coded_of(row) if coded.match is None), nothing)
+
+
+def rule_of(row: Row[Any], match: str | None, stream: str | None) -> wire.Coded:
+    """The strategy that a rule is for. Raises ApiError 422 when the script has none such."""
+    found = [coded for coded in coded_of(row, stream) if coded.match == match]
+    if found:
+        return found[0]
+    patterns = [coded.match for coded in coded_of(row, stream) if coded.match is not None]
+    known = f"match: one of {', '.join(map(repr, patterns))}" if patterns else "no match"
+    what = "one strategy for all parameters" if match is None else f"pattern {match!r}"
+    raise ApiError(422, "unknown_pattern", f"the training script has no {what}; expected {known}")
+
+
+def shown_limits(row: Row[Any], coded: wire.Coded) -> dict[str, Any]:
     """Limits as REST shows them, in the document and with every refusal."""
+    limits = _limits.decode(row.limits)
     return {
-        "limits": {n: {"min": v.min, "max": v.max} for n, v in limits.values.items()},
+        "limits": {n: {"min": v.min, "max": v.max} for n, v in coded.limits.items()},
         "factor": limits.factor,
         "every_steps": limits.every_steps,
     }
@@ -73,7 +93,7 @@ def in_force(connection: Connection, run: str) -> tuple[wire.Change, Row[Any] | 
     events = control_events
     today = (
         select(segments.c.segment)
-        .where(segments.c.run_id == run)
+        .where(segments.c.run_id == run, segments.c.stream == "")
         .order_by(segments.c.ordinal.desc())
         .limit(1)
         .scalar_subquery()
@@ -89,13 +109,15 @@ def in_force(connection: Connection, run: str) -> tuple[wire.Change, Row[Any] | 
 
 def _change(connection: Connection, run: str, version: int) -> wire.Change:
     if version == 0:
-        rules = connection.scalar(select(runs.c.coded).where(runs.c.id == run))
-    else:
-        rules = connection.scalar(
-            select(control_versions.c.rules).where(
-                control_versions.c.run_id == run, control_versions.c.version == version
-            )
+        coded = connection.scalar(select(runs.c.coded).where(runs.c.id == run))
+        return wire.Change(
+            0, tuple(wire.Rule(c.values, c.match, c.stream) for c in _coded.decode(coded or "[]"))
         )
+    rules = connection.scalar(
+        select(control_versions.c.rules).where(
+            control_versions.c.run_id == run, control_versions.c.version == version
+        )
+    )
     return wire.Change(version, _rules.decode(rules or "[]"))
 
 
@@ -123,29 +145,44 @@ def newest(connection: Connection, run: str) -> Row[Any] | None:
 
 def document(connection: Connection, run: str) -> dict[str, Any]:
     """The control document as REST shows it."""
-    row = connection.execute(
-        select(runs.c.limits, runs.c.threshold_name, runs.c.created_at).where(runs.c.id == run)
-    ).one()
+    row = connection.execute(select(runs).where(runs.c.id == run)).one()
     latest = newest(connection, run)
     wanted = _change(connection, run, 0 if latest is None else latest.version)
     applied, event = in_force(connection, run)
-    limits = read_limits(row.limits)
+    own = own_of(row)
+    every = _coded.decode(row.coded)
+    why_not = _limits.decode(row.limits).why_not
     return {
         "version": wanted.version,
         "desired": _as_json(wanted.rules),
         "status": latest.status if latest is not None else "applied",
         "why": latest.why if latest is not None else None,
         "step": latest.step if latest is not None else None,
+        "stream": latest.stream if latest is not None else None,
         "applied": {
             "version": applied.version,
             "step": event.step if event is not None else None,
             "at": rfc3339(event.at if event is not None else row.created_at),
-            "values": _values(applied.rules, None),
+            "values": _values(applied.rules, None, None),
         },
-        **shown_limits(limits),
-        "read_only": not limits.values,
-        "why_read_only": limits.why_not,
-        "threshold_name": row.threshold_name,
+        **shown_limits(row, own),
+        "read_only": why_not is not None,
+        "why_read_only": why_not,
+        "threshold_name": own.threshold,
+        # Every rule there is; what stands above is that of the run's own strategy.
+        "rules": [
+            {
+                "match": coded.match,
+                "stream": coded.stream,
+                "strategy": coded.strategy,
+                "threshold_name": coded.threshold,
+                "coded": coded.values,
+                "desired": _values(wanted.rules, coded.match, coded.stream),
+                "applied": _values(applied.rules, coded.match, coded.stream),
+                "limits": shown_limits(row, coded)["limits"],
+            }
+            for coded in every
+        ],
     }
 
 
@@ -177,12 +214,13 @@ def put(connection: Connection, row: Row[Any], request: Request, now: float) -> 
     # never on what the trainer refused.
     waiting = [version for version, status in latest.items() if status in PENDING]
     base = _change(connection, run, current) if current in waiting else in_force(connection, run)[0]
-    before = _values(base.rules, request.match)
+    before = _values(base.rules, request.match, request.stream)
     after = before | request.values
-    _check(read_limits(row.limits), before, request)
+    _check(row, before, request)
+    mine = (request.match, request.stream)
     rules = (
-        *(rule for rule in base.rules if rule.match != request.match),
-        wire.Rule(after, request.match),
+        *(rule for rule in base.rules if (rule.match, rule.stream) != mine),
+        wire.Rule(after, request.match, request.stream),
     )
     version = current + 1
     connection.execute(
@@ -192,6 +230,7 @@ def put(connection: Connection, row: Row[Any], request: Request, now: float) -> 
             "version": version,
             "rules": pack_rules(rules),
             "match": request.match,
+            "stream": request.stream,
             "before": json.dumps(before),
             "after": json.dumps(after),
             "author": request.author,
@@ -215,6 +254,7 @@ def add_status(
     *,
     segment: str | None = None,
     step: int | None = None,
+    stream: str | None = None,
     why: str | None = None,
 ) -> None:
     connection.execute(
@@ -225,6 +265,7 @@ def add_status(
             "segment": segment,
             "status": status,
             "step": step,
+            "stream": stream,
             "why": why,
             "at": now,
         },
@@ -273,12 +314,25 @@ def report(
         control_events.c.status == "applied",
         control_events.c.segment == segment,
         control_events.c.step == message.step,
+        control_events.c.stream.is_not_distinct_from(message.stream),
     )
     if connection.execute(repeated).first() is not None:
         return None
-    add_status(connection, run, message.version, "applied", now, segment=segment, step=message.step)
-    values = _values(message.rules, None)
-    name = connection.scalar(select(runs.c.threshold_name).where(runs.c.id == run))
+    add_status(
+        connection,
+        run,
+        message.version,
+        "applied",
+        now,
+        segment=segment,
+        step=message.step,
+        stream=message.stream,
+    )
+    values = _values(message.rules, row.match, row.stream)
+    of_run = connection.execute(select(runs).where(runs.c.id == run)).one()
+    rules = [coded for coded in coded_of(of_run, row.stream) if coded.match == row.match]
+    name = rules[0].threshold if rules else None
+    where = f" for {row.match}" if row.match is not None else ""
     again = " again" if "applied" in statuses else ""
     before, after = json.loads(row.before), json.loads(row.after)
     moves = ", ".join(
@@ -289,10 +343,12 @@ def report(
         run,
         now,
         kind="threshold",
+        stream=message.stream,
         first_step=message.step,
         last_step=message.step,
         threshold=values.get(name) if name else None,
-        text=f"{moves}{again}, set by {row.author}" + (f": {row.reason}" if row.reason else ""),
+        text=f"{moves}{where}{again}, set by {row.author}"
+        + (f": {row.reason}" if row.reason else ""),
     )
 
 
@@ -323,6 +379,7 @@ def history(connection: Connection, run: str) -> list[dict[str, Any]]:
             "author": row.author,
             "at": rfc3339(row.at),
             "match": row.match,
+            "stream": row.stream,
             "from": json.loads(row.before),
             "to": json.loads(row.after),
             "reason": row.reason,
@@ -356,7 +413,7 @@ def _earlier(connection: Connection, run: str, request: Request) -> int | None:
     after = json.loads(row.after)
     same = (
         all(after.get(name) == value for name, value in request.values.items())
-        and row.match == request.match
+        and (row.match, row.stream) == (request.match, request.stream)
         and row.reason == request.reason
     )
     if not same:
@@ -366,18 +423,16 @@ def _earlier(connection: Connection, run: str, request: Request) -> int | None:
     return int(row.version)
 
 
-def _check(limits: wire.Limits, before: dict[str, float], request: Request) -> None:
-    details = shown_limits(limits)
-    if not limits.values:
-        raise ApiError(422, "read_only", limits.why_not or "this run is read-only", details)
-    if request.match is not None and not before:
-        raise ApiError(
-            422, "unknown_pattern", f"the training script has no pattern {request.match!r}", details
-        )
+def _check(row: Row[Any], before: dict[str, float], request: Request) -> None:
+    limits = _limits.decode(row.limits)
+    if limits.why_not is not None:
+        raise ApiError(422, "read_only", limits.why_not, shown_limits(row, own_of(row)))
+    coded = rule_of(row, request.match, request.stream)
+    details = shown_limits(row, coded)
     for name, value in request.values.items():
-        limit = limits.values.get(name)
+        limit = coded.limits.get(name)
         if limit is None:
-            names = ", ".join(sorted(limits.values))
+            names = ", ".join(sorted(coded.limits)) or "nothing: it has no threshold"
             raise ApiError(
                 422, "unknown_value", f"{name!r} cannot be set here; expected {names}", details
             )
@@ -400,10 +455,16 @@ def _check(limits: wire.Limits, before: dict[str, float], request: Request) -> N
             )
 
 
-def _values(rules: tuple[wire.Rule, ...], match: str | None) -> dict[str, float]:
-    return next((dict(rule.values) for rule in rules if rule.match == match), {})
+def _values(
+    rules: tuple[wire.Rule, ...], match: str | None, stream: str | None
+) -> dict[str, float]:
+    mine = (match, stream)
+    return next((dict(rule.values) for rule in rules if (rule.match, rule.stream) == mine), {})
 
 
 def _as_json(rules: tuple[wire.Rule, ...]) -> dict[str, Any]:
-    patterns = {rule.match: rule.values for rule in rules if rule.match is not None}
-    return {**_values(rules, None), "patterns": patterns}
+    first = [rule for rule in rules if rule.stream is None and rule.match is not None]
+    return {
+        **_values(rules, None, None),
+        "patterns": {rule.match: rule.values for rule in first},
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, or_, select
 
 from .clock import rfc3339
 from .tables import events
@@ -17,6 +17,7 @@ def add_event(
     *,
     kind: str,
     text: str,
+    stream: str | None = None,
     count: int = 1,
     first_step: int | None = None,
     last_step: int | None = None,
@@ -28,6 +29,7 @@ def add_event(
     """Store an event and return it with its id."""
     values: dict[str, Any] = {
         "kind": kind,
+        "stream": stream,
         "first_step": first_step,
         "last_step": last_step,
         "count": count,
@@ -53,13 +55,21 @@ def listed(
     run: str,
     *,
     kind: str | None,
+    stream: str | None,
     first: int | None,
     last: int | None,
     limit: int,
     before: int | None,
 ) -> list[dict[str, Any]]:
-    """Events that touch steps ``first``..``last``, newest first, numbered below ``before``."""
+    """Events that touch steps ``first``..``last``, newest first, numbered below ``before``.
+
+    With a ``stream`` its own and those of the run as a whole.
+    """
     query = select(events).where(events.c.run_id == run)
+    if stream is not None:
+        run_wide = events.c.kind.in_(("gap", "status"))
+        own = events.c.stream == stream if stream else events.c.stream.is_(None)
+        query = query.where(or_(own, run_wide))
     if kind is not None:
         query = query.where(events.c.kind == kind)
     if first is not None:

@@ -67,12 +67,21 @@ def stride_for(first: int, last: int, points: int) -> int:
 
 
 def stretches(
-    connection: Connection, run: str, first: int, last: int, segment: str | None = None
+    connection: Connection,
+    run: str,
+    first: int,
+    last: int,
+    segment: str | None = None,
+    stream: str = "",
 ) -> list[Stretch]:
-    """Which segment holds which steps of a range, in the order of steps."""
+    """Which segment holds which steps (those of ``stream``) of a range, in the order of steps."""
     query = (
         select(segments.c.segment, segments.c.first_step, segments.c.last_step)
-        .where(segments.c.run_id == run, segments.c.first_step.is_not(None))
+        .where(
+            segments.c.run_id == run,
+            segments.c.stream == stream,
+            segments.c.first_step.is_not(None),
+        )
         .order_by(segments.c.ordinal.desc())
     )
     if segment is not None:
@@ -94,10 +103,11 @@ class Reader:
         self.connection = connection
         self.run = run
         self.segment = segment
-        self.layouts = {
-            row.layout: np.frombuffer(row.columns, "<i4")
-            for row in connection.execute(select(layouts).where(layouts.c.run_id == run))
-        }
+        self.layouts: dict[int, npt.NDArray[np.int32]] = {}
+        self.streams: dict[str, list[int]] = {}
+        for row in connection.execute(select(layouts).where(layouts.c.run_id == run)):
+            self.layouts[row.layout] = np.frombuffer(row.columns, "<i4")
+            self.streams.setdefault(row.stream, []).append(row.layout)
 
     def series(self, wanted: list[int], first: int, last: int, stride: int) -> dict[int, Series]:
         """Each wanted column as buckets of ``stride`` steps (a power of two), holes left out."""
@@ -128,11 +138,19 @@ class Reader:
         self, wanted: list[int], first: int, last: int, stride: int
     ) -> Iterator[tuple[Piece, list[int]]]:
         """All that there is of these columns: pieces, each with the columns it holds."""
-        for part in stretches(self.connection, self.run, first, last, self.segment):
-            for layout, held in self.layouts.items():
-                at = np.flatnonzero(np.isin(held, wanted))
-                if len(at):
-                    yield self._buckets(part, layout, at, stride), held[at].tolist()
+        for stream, mine in self.streams.items():
+            found = [
+                (layout, at)
+                for layout in mine
+                if len(at := np.flatnonzero(np.isin(self.layouts[layout], wanted)))
+            ]
+            if not found:
+                continue
+            parts = stretches(self.connection, self.run, first, last, self.segment, stream)
+            for part in parts:
+                for layout, at in found:
+                    columns = self.layouts[layout][at].tolist()
+                    yield self._buckets(part, layout, at, stride), columns
 
     def _buckets(self, part: Stretch, layout: int, at: Indices, stride: int) -> Piece:
         level = 0

@@ -51,9 +51,49 @@ class _Group:
     names: list[str]
     kinds: list[str]
     indices: list[int]
+    stream: str = ""
     layout: int | None = None
     last_step: int = -1
     pyramid: Pyramid | None = None
+
+
+class _Track:
+    """What was seen of one stream's steps in this segment."""
+
+    def __init__(self, stream: str, first_step: int | None, last_step: int | None) -> None:
+        self.stream = stream
+        self.first_step = first_step
+        self.last_step = last_step
+        self.detector = Detector()
+        # newest steps: step, time, norm, clipped, nonfinite
+        self.recent: deque[tuple[int, float, float, float, float]] = deque(maxlen=RECENT)
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.stream}/" if self.stream else ""
+
+    def figures(self) -> dict[str, Any]:
+        """The newest steps in figures; ``global_norm`` None where the newest is not finite."""
+        norms = np.array([row[2] for row in self.recent])
+        finite = norms[np.isfinite(norms)]
+        span = self.recent[-1][1] - self.recent[max(0, len(self.recent) - 50)][1]
+        steps = self.recent[-1][0] - self.recent[max(0, len(self.recent) - 50)][0]
+        clipped = sum(row[3] > 0 for row in self.recent)
+        return {
+            "steps": len(self.recent),
+            "clipped": clipped,
+            "clip_fraction": clipped / len(self.recent),
+            "nonfinite": sum(row[4] > 0 for row in self.recent),
+            "mean_norm": float(finite.mean()) if len(finite) else None,
+            "global_norm": float(norms[-1]) if np.isfinite(norms[-1]) else None,
+            "steps_per_second": steps / span if span > 0 else None,
+        }
+
+    def sparkline(self) -> bytes:
+        """The recent norms as at most SPARKLINE maxima, so that no spike is thinned away."""
+        norms = np.array([row[2] for row in self.recent], np.float32)
+        parts = np.array_split(norms, min(SPARKLINE, len(norms)))
+        return np.array([part.max() for part in parts], "<f4").tobytes()
 
 
 class Recorder:
@@ -63,24 +103,22 @@ class Recorder:
         self.run = run
         self.segment = segment
         self.high_water = high_water
-        self.first_step: int | None = None
-        self.last_step: int | None = None
         self.groups: dict[int, _Group] = {}
-        self._detector = Detector()
-        # newest steps: step, time, norm, clipped, nonfinite
-        self._recent: deque[tuple[int, float, float, float, float]] = deque(maxlen=RECENT)
+        self.tracks: dict[str, _Track] = {}
 
     @classmethod
     def load(cls, connection: Connection, run: str, segment: str) -> Recorder:
         """The recorder of a segment as it is stored; the segment's row must exist."""
         table = tables.segments
-        row = connection.execute(
+        rows = connection.execute(
             select(table).where(table.c.run_id == run, table.c.segment == segment)
-        ).one()
-        recorder = cls(run, segment, row.high_water)
-        recorder.first_step, recorder.last_step = row.first_step, row.last_step
-        if row.last_step is not None:
-            recorder._resume(connection, row.first_step, row.last_step)
+        ).all()
+        recorder = cls(run, segment, next(row.high_water for row in rows if not row.stream))
+        for row in rows:
+            track = _Track(row.stream, row.first_step, row.last_step)
+            recorder.tracks[row.stream] = track
+            if row.last_step is not None:
+                recorder._resume(connection, track, row.first_step, row.last_step)
         return recorder
 
     # -- columns ----------------------------------------------------------------------------------
@@ -90,7 +128,12 @@ class Recorder:
 
         Raises WireError when they contradict what was declared before or are too many.
         """
-        group = self.groups.setdefault(message.group, _Group([], [], []))
+        stream = message.stream or ""
+        if stream not in self.tracks:
+            raise WireError(f"stream {stream!r} was not named in the hello")
+        group = self.groups.setdefault(message.group, _Group([], [], [], stream))
+        if group.stream != stream:
+            raise WireError(f"group {message.group} was declared for another stream before")
         known = len(group.names)
         names = [column.name for column in message.columns]
         if message.first > known:
@@ -183,13 +226,14 @@ class Recorder:
                 ],
             )
         group.last_step = int(steps[-1])
-        if frame.group != 0:
-            self._advance(connection, frame.seq)
+        self._advance(connection, frame.seq)
+        if frame.group != min(n for n, g in self.groups.items() if g.stream == group.stream):
             return Recorded(frame.seq, group.layout, tuple(group.indices))
         # The clip's own rows alone say which steps a segment holds: a scalar may be logged before
         # the first of them, and would else hide what an older segment has there.
-        events = self._observe(connection, group, steps, times, values, now)
-        self._advance(connection, frame.seq, int(steps[0]), int(steps[-1]))
+        track = self.tracks[group.stream]
+        self._reach(connection, track, int(steps[0]), int(steps[-1]))
+        events = self._observe(connection, track, group, steps, times, values, now)
         return Recorded(frame.seq, group.layout, tuple(group.indices), events=events)
 
     def gap(self, connection: Connection, gap: wire.Gap, now: float) -> Recorded:
@@ -218,30 +262,42 @@ class Recorder:
             text=reason,
         )
 
-    def _advance(
-        self, connection: Connection, seq: int, first: int | None = None, last: int | None = None
-    ) -> None:
+    def _advance(self, connection: Connection, seq: int) -> None:
         self.high_water = seq
-        if first is not None and last is not None:
-            self.first_step = first if self.first_step is None else min(self.first_step, first)
-            self.last_step = last if self.last_step is None else max(self.last_step, last)
         table = tables.segments
         moved = connection.execute(
             update(table)
             .where(
                 table.c.run_id == self.run,
                 table.c.segment == self.segment,
+                table.c.stream == "",
                 table.c.high_water == seq - 1,
             )
-            .values(high_water=seq, first_step=self.first_step, last_step=self.last_step)
+            .values(high_water=seq)
         )
         if moved.rowcount != 1:
             # A commit before this one failed, so what this recorder remembers was never stored.
             raise OutOfStep(f"segment {self.segment} is not at {seq - 1}")
 
+    def _reach(self, connection: Connection, track: _Track, first: int, last: int) -> None:
+        """The segment holds these steps of a stream."""
+        track.first_step = first if track.first_step is None else min(track.first_step, first)
+        track.last_step = last if track.last_step is None else max(track.last_step, last)
+        table = tables.segments
+        connection.execute(
+            update(table)
+            .where(
+                table.c.run_id == self.run,
+                table.c.segment == self.segment,
+                table.c.stream == track.stream,
+            )
+            .values(first_step=track.first_step, last_step=track.last_step)
+        )
+
     def _observe(
         self,
         connection: Connection,
+        track: _Track,
         group: _Group,
         steps: wire.StepArray,
         times: wire.TimeArray,
@@ -251,12 +307,14 @@ class Recorder:
         """Counters and events of the frame that carries the scalars of the clip."""
         nothing = np.full(len(steps), wire.MISSING, np.float32)
         scalar = {
-            name: values[:, group.names.index(name)] if name in group.names else nothing
+            name: values[:, group.names.index(track.prefix + name)]
+            if track.prefix + name in group.names
+            else nothing
             for name in SCALARS
         }
         norms = [index for index, kind in enumerate(group.kinds) if kind == "norm"]
         events = []
-        for event in self._detector.look(
+        for event in track.detector.look(
             Observed(
                 steps,
                 scalar["global_norm"],
@@ -264,13 +322,13 @@ class Recorder:
                 scalar["clipped"],
                 scalar["nonfinite"],
                 values[:, norms],
-                [group.names[index].removeprefix("norm/") for index in norms],
+                [group.names[index].removeprefix(f"{track.prefix}norm/") for index in norms],
             )
         ):
-            stored = self._store_event(connection, event, float(times[-1]))
-            self._detector.known(event, stored["id"])
+            stored = self._store_event(connection, event, track.stream or None, float(times[-1]))
+            track.detector.known(event, stored["id"])
             events.append(stored)
-        self._recent.extend(
+        track.recent.extend(
             zip(
                 steps.tolist(),
                 times.tolist(),
@@ -280,6 +338,18 @@ class Recorder:
                 strict=True,
             )
         )
+        if not track.stream:  # the run's own figures are those of its first stream
+            self._count(connection, track, scalar, steps, now)
+        return tuple(events)
+
+    def _count(
+        self,
+        connection: Connection,
+        track: _Track,
+        scalar: dict[str, wire.FloatArray],
+        steps: wire.StepArray,
+        now: float,
+    ) -> None:
         threshold = scalar["threshold"]
         in_force = threshold[np.isfinite(threshold)]
         runs = tables.runs
@@ -293,39 +363,17 @@ class Recorder:
                 clipped=runs.c.clipped + int(np.count_nonzero(scalar["clipped"] > 0)),
                 nonfinite=runs.c.nonfinite + int(np.count_nonzero(scalar["nonfinite"] > 0)),
                 skipped=runs.c.skipped + int(np.count_nonzero(scalar["skipped"] > 0)),
-                recent=json.dumps(self._figures()),
-                sparkline=self._sparkline(),
+                recent=json.dumps(track.figures()),
+                sparkline=track.sparkline(),
                 last_heard_at=now,
                 **({"threshold": float(in_force[-1])} if len(in_force) else {}),
             )
         )
-        return tuple(events)
 
-    def _figures(self) -> dict[str, Any]:
-        """The newest steps in figures; ``global_norm`` None where the newest is not finite."""
-        norms = np.array([row[2] for row in self._recent])
-        finite = norms[np.isfinite(norms)]
-        span = self._recent[-1][1] - self._recent[max(0, len(self._recent) - 50)][1]
-        steps = self._recent[-1][0] - self._recent[max(0, len(self._recent) - 50)][0]
-        clipped = sum(row[3] > 0 for row in self._recent)
-        return {
-            "steps": len(self._recent),
-            "clipped": clipped,
-            "clip_fraction": clipped / len(self._recent),
-            "nonfinite": sum(row[4] > 0 for row in self._recent),
-            "mean_norm": float(finite.mean()) if len(finite) else None,
-            "global_norm": float(norms[-1]) if np.isfinite(norms[-1]) else None,
-            "steps_per_second": steps / span if span > 0 else None,
-        }
-
-    def _sparkline(self) -> bytes:
-        """The recent norms as at most SPARKLINE maxima, so that no spike is thinned away."""
-        norms = np.array([row[2] for row in self._recent], np.float32)
-        parts = np.array_split(norms, min(SPARKLINE, len(norms)))
-        return np.array([part.max() for part in parts], "<f4").tobytes()
-
-    def _store_event(self, connection: Connection, event: Event, at: float) -> dict[str, Any]:
-        values = asdict(event)
+    def _store_event(
+        self, connection: Connection, event: Event, stream: str | None, at: float
+    ) -> dict[str, Any]:
+        values = {**asdict(event), "stream": stream}
         number = values.pop("id")
         if number is None:
             return add_event(connection, self.run, at, **values)
@@ -336,7 +384,7 @@ class Recorder:
 
     # -- layouts and rollups ----------------------------------------------------------------------
 
-    def _layout(self, connection: Connection, indices: list[int]) -> int:
+    def _layout(self, connection: Connection, indices: list[int], stream: str) -> int:
         packed = np.array(indices, "<i4").tobytes()
         table = tables.layouts
         found: int | None = connection.scalar(
@@ -350,30 +398,34 @@ class Recorder:
             )
             or 0
         )
-        connection.execute(insert(table), {"run_id": self.run, "layout": number, "columns": packed})
+        connection.execute(
+            insert(table),
+            {"run_id": self.run, "layout": number, "columns": packed, "stream": stream},
+        )
         return number
 
     def _pyramid(self, connection: Connection, group: _Group) -> Pyramid:
         """The open buckets of a group, rebuilt from what is stored after a restart."""
         if group.pyramid is None or group.layout is None:
-            group.layout = self._layout(connection, group.indices)
+            group.layout = self._layout(connection, group.indices, group.stream)
             group.pyramid, group.last_step = _rebuild(
                 connection, self.run, self.segment, group.layout, len(group.indices)
             )
         return group.pyramid
 
-    def _resume(self, connection: Connection, first: int, last: int) -> None:
+    def _resume(self, connection: Connection, track: _Track, first: int, last: int) -> None:
         """Take up the recent steps and open events where the last process left them."""
         reader = Reader(connection, self.run, self.segment)
         names = column_names(connection, self.run)
-        wanted = [names.get(n, -1) for n in ("global_norm", "clipped", "nonfinite")]
+        told = (track.prefix + n for n in ("global_norm", "clipped", "nonfinite"))
+        wanted = [names.get(name, -1) for name in told]
         part = Stretch(self.segment, max(first, last - RECENT + 1), last)
         for layout, held in reader.layouts.items():
             at = [np.flatnonzero(held == column) for column in wanted]
             if len(at[0]):
                 columns = np.array([int(a[0]) if len(a) else 0 for a in at])
                 for steps, times, values in reader.frames(part, layout, columns):
-                    self._recent.extend(
+                    track.recent.extend(
                         (int(s), float(t), *map(float, v))  # type: ignore[misc]
                         for s, t, v in zip(steps, times, values, strict=True)
                     )
@@ -383,7 +435,10 @@ class Recorder:
             row = connection.execute(
                 select(table)
                 .where(
-                    table.c.run_id == self.run, table.c.kind == kind, table.c.first_step >= first
+                    table.c.run_id == self.run,
+                    table.c.kind == kind,
+                    table.c.stream.is_not_distinct_from(track.stream or None),
+                    table.c.first_step >= first,
                 )
                 .order_by(table.c.id.desc())
                 .limit(1)
@@ -391,8 +446,8 @@ class Recorder:
             if row is not None:
                 fields = row._asdict()
                 open_events.append(Event(**{n: fields[n] for n in Event.__slots__}))
-        self._detector = Detector(open_events)
-        self._detector.remember([row[2] for row in self._recent])
+        track.detector = Detector(open_events)
+        track.detector.remember([row[2] for row in track.recent])
 
 
 def _rebuild(

@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, 
 from gradhelm import wire
 
 from .clock import rfc3339
-from .control import newest, pack_rules
+from .control import newest, own_of
 from .errors import ApiError
 from .events import add_event
 from .settings import ServerSettings
@@ -47,7 +47,9 @@ def begin(connection: Connection, hello: wire.Hello, now: float) -> None:
     started_again = (
         connection.scalar(
             select(segments.c.ordinal).where(
-                segments.c.run_id == hello.run, segments.c.segment == hello.segment
+                segments.c.run_id == hello.run,
+                segments.c.segment == hello.segment,
+                segments.c.stream == "",
             )
         )
         is None
@@ -94,17 +96,23 @@ def begin(connection: Connection, hello: wire.Hello, now: float) -> None:
     if not started_again:
         return
     ordinal = connection.scalar(
-        select(func.count()).select_from(segments).where(segments.c.run_id == hello.run)
+        select(func.count())
+        .select_from(segments)
+        .where(segments.c.run_id == hello.run, segments.c.stream == "")
     )
     connection.execute(
         insert(segments),
-        {
-            "run_id": hello.run,
-            "segment": hello.segment,
-            "ordinal": ordinal,
-            "high_water": 0,
-            "created_at": now,
-        },
+        [
+            {
+                "run_id": hello.run,
+                "segment": hello.segment,
+                "stream": stream,
+                "ordinal": ordinal,
+                "high_water": 0,
+                "created_at": now,
+            }
+            for stream in ("", *hello.streams[1:])
+        ],
     )
 
 
@@ -147,6 +155,32 @@ def find(connection: Connection, run: str) -> Row[Any]:
     if row is None:
         raise ApiError(404, "not_found", f"there is no run {run[:100]!r}")
     return row
+
+
+def stream_of(row: Row[Any], name: str | None) -> str:
+    """The stream called ``name`` as the tables have it: "" for the run's first, also for None.
+
+    Raises ApiError 422 for a name that the run does not have.
+    """
+    names = json.loads(row.streams)
+    if name is None or names[:1] == [name]:
+        return ""
+    if name not in names:
+        known = ", ".join(map(repr, names)) or "one optimizer, without a name"
+        raise ApiError(422, "unknown_stream", f"stream: {name[:60]!r} is not of this run: {known}")
+    return name
+
+
+def extent(connection: Connection, row: Row[Any], stream: str) -> tuple[int | None, int | None]:
+    """The first and the last step of a stream, None when there is none yet."""
+    if not stream:
+        return row.first_step, row.last_step
+    found = connection.execute(
+        select(func.min(segments.c.first_step), func.max(segments.c.last_step)).where(
+            segments.c.run_id == row.id, segments.c.stream == stream
+        )
+    ).one()
+    return found[0], found[1]
 
 
 def counts(
@@ -254,11 +288,16 @@ def show_column(index: int, name: str, kind: str) -> dict[str, Any]:
     return {"index": index, "name": name, "kind": kind}
 
 
-def parameters(connection: Connection, run: str) -> list[dict[str, Any]]:
-    """The run's parameters in the order of declaration: the rows of its heatmap."""
+def parameters(connection: Connection, run: str, stream: str = "") -> list[dict[str, Any]]:
+    """A stream's parameters in the order of declaration: the rows of its heatmap."""
+    prefix = f"{stream}/norm/" if stream else "norm/"
     found = connection.execute(
         select(columns)
-        .where(columns.c.run_id == run, columns.c.kind == "norm")
+        .where(
+            columns.c.run_id == run,
+            columns.c.kind == "norm",
+            columns.c.name.startswith(prefix, autoescape=True),
+        )
         .order_by(columns.c.idx)
     )
     shown = []
@@ -267,7 +306,7 @@ def parameters(connection: Connection, run: str) -> list[dict[str, Any]]:
         shown.append(
             {
                 "index": index,
-                "name": row.name.removeprefix("norm/"),
+                "name": row.name.removeprefix(prefix),
                 "shape": shape,
                 "numel": math.prod(shape),
                 "dtype": row.dtype,
@@ -324,9 +363,8 @@ def _shown(connection: Connection, row: Row[Any], now: float, patience: Patience
         "strategy": row.strategy,
         "threshold_name": row.threshold_name,
         "threshold": row.threshold,
-        "coded": next(
-            (rule["values"] for rule in json.loads(row.coded) if rule.get("match") is None), {}
-        ),
+        "coded": own_of(row).values,
+        "streams": json.loads(row.streams),
         "first_step": row.first_step,
         "last_step": row.last_step,
         "steps": row.steps,
@@ -368,10 +406,13 @@ def _config(text: str) -> str:
 
 
 def _said_by_the_script(hello: wire.Hello) -> dict[str, Any]:
-    own = next((rule.values for rule in hello.coded if rule.match is None), {})
+    first = [coded for coded in hello.coded if coded.stream is None]
+    own = first[0] if len(first) == 1 else None  # by patterns there is not one threshold
+    name = own.threshold if own is not None else None
     return {
-        "strategy": hello.strategy,
-        "threshold_name": hello.threshold,
-        "threshold": own.get(hello.threshold) if hello.threshold else None,
-        "coded": pack_rules(hello.coded),
+        "strategy": ", ".join(dict.fromkeys(coded.strategy for coded in first)),
+        "threshold_name": name,
+        "threshold": own.values.get(name) if own is not None and name is not None else None,
+        "coded": msgspec.json.encode(hello.coded).decode(),
+        "streams": json.dumps(hello.streams),
     }

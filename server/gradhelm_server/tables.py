@@ -49,7 +49,8 @@ runs = Table(
     Column("strategy", Text, nullable=False),
     Column("threshold_name", Text),
     Column("threshold", Float),  # in force, as last reported
-    Column("coded", Text, nullable=False),  # JSON: rules as written in the training script
+    Column("coded", Text, nullable=False),  # JSON: wire.Coded, as in the training script
+    Column("streams", Text, nullable=False),  # JSON: names of several optimizers, else []
     Column("limits", Text, nullable=False),  # JSON: wire.Limits
     Column("host", Text, nullable=False),
     Column("hook", Text, nullable=False),
@@ -72,17 +73,20 @@ runs = Table(
     Index("ix_runs_project", "project"),
 )
 
+# One row for each stream of a segment: their steps are counted apart. The run's first stream has
+# the name "", and its row the segment's high-water mark.
 segments = Table(
     "segments",
     metadata,
     _run_id(primary_key=True),
     Column("segment", String(16), primary_key=True),
+    Column("stream", String(200), primary_key=True),
     Column("ordinal", Integer, nullable=False),
     Column("high_water", BigInteger, nullable=False),
     Column("first_step", BigInteger),
     Column("last_step", BigInteger),
     Column("created_at", Float, nullable=False),
-    UniqueConstraint("run_id", "ordinal"),
+    UniqueConstraint("run_id", "ordinal", "stream"),
 )
 
 columns = Table(
@@ -103,6 +107,7 @@ layouts = Table(
     _run_id(primary_key=True),
     Column("layout", Integer, primary_key=True),
     Column("columns", LargeBinary, nullable=False),  # int32: which run columns, in which order
+    Column("stream", String(200), nullable=False),
     UniqueConstraint("run_id", "columns"),
 )
 
@@ -144,6 +149,7 @@ events = Table(
     Column("id", Integer, primary_key=True),
     _run_id(),
     Column("kind", String(16), nullable=False),
+    Column("stream", Text),  # whose steps these are; NULL for the run's first
     Column("first_step", BigInteger),
     Column("last_step", BigInteger),
     Column("count", BigInteger, nullable=False),
@@ -164,6 +170,7 @@ control_versions = Table(
     Column("version", BigInteger, primary_key=True),
     Column("rules", Text, nullable=False),  # JSON: the whole desired document
     Column("match", Text),
+    Column("stream", Text),
     Column("before", Text, nullable=False),  # JSON: the rule's values it replaces
     Column("after", Text, nullable=False),
     Column("author", Text, nullable=False),
@@ -182,6 +189,7 @@ control_events = Table(
     Column("segment", String(16)),  # whose trainer said so; NULL for the server's own
     Column("status", String(16), nullable=False),
     Column("step", BigInteger),
+    Column("stream", Text),  # whose step that is
     Column("why", Text),
     Column("at", Float, nullable=False),
     Index(None, "run_id", "version"),

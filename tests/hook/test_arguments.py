@@ -15,9 +15,9 @@ from torch import nn
 
 import gradhelm
 from gradhelm import Control, settings, wire
+from gradhelm.arguments import uuid7
 from gradhelm.clip import GlobalNorm, Strategy, Value
 from gradhelm.errors import SettingsError
-from gradhelm.hook import uuid7
 from gradhelm.settings import is_loopback, local_token
 
 from .models import small
@@ -26,12 +26,18 @@ MODEL = small()
 OTHER = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
 FROZEN = nn.Linear(2, 2).requires_grad_(False)
 FROZEN_SGD = torch.optim.SGD(FROZEN.parameters(), lr=0.1)
+SHARED = GlobalNorm(1.0)
 COMPLEX = nn.ParameterList([torch.zeros(2, dtype=torch.complex64)])
 
 BAD = [
     ({"model": "model"}, TypeError, r"model must be a torch.nn.Module, not str"),
     ({"optimizer": MODEL}, TypeError, r"optimizer must be one torch.optim.Optimizer.*not _Small"),
-    ({"optimizer": [OTHER]}, TypeError, r"optimizer must be one .*not list"),
+    ({"optimizer": []}, ValueError, r"optimizer is empty; accepted: one torch.optim.Optimizer"),
+    ({"optimizer": [MODEL]}, TypeError, r"optimizer\['0'\] must be a torch.optim.Optimizer"),
+    ({"optimizer": [OTHER, OTHER]}, ValueError, r"optimizer: the same one is given twice"),
+    ({"optimizer": {"a/b": OTHER}}, ValueError, r"optimizer is a dict with the name 'a/b'"),
+    ({"optimizer": {"norm": OTHER}}, ValueError, r"optimizer is a dict with the name 'norm'"),
+    ({"optimizer": {3: OTHER}}, ValueError, r"optimizer is a dict with the name 3"),
     ({"optimizer": OTHER}, ValueError, r"optimizer holds none of the model's parameters"),
     ({"model": FROZEN}, ValueError, r"model has no trainable parameters"),
     ({"model": FROZEN, "optimizer": FROZEN_SGD}, ValueError, r"optimizer holds no trainable"),
@@ -46,8 +52,25 @@ BAD = [
         for value in (True, "1.0", [1.0], 1j)
     ),
     ({"max_norm": 1.0, "clip": GlobalNorm(1.0)}, ValueError, r"clip and max_norm are both given"),
-    ({"clip": {"*": GlobalNorm(1.0)}}, TypeError, r"clip must be one gradhelm.clip strategy"),
-    ({"clip": GlobalNorm}, TypeError, r"clip must be one gradhelm.clip strategy"),
+    ({"clip": GlobalNorm}, TypeError, r"clip must be a gradhelm.clip strategy, such as GlobalNorm"),
+    ({"clip": "max_norm"}, TypeError, r"clip must be a gradhelm.clip strategy.*not str"),
+    ({"clip": {}}, ValueError, r"clip is empty; accepted: at least one pattern"),
+    ({"clip": []}, ValueError, r"clip is empty"),
+    ({"clip": {"*": 1.0}}, TypeError, r"clip\['\*'\] must be a gradhelm.clip strategy, not float"),
+    ({"clip": {"": GlobalNorm(1.0)}}, ValueError, r"clip: '' is no pattern of parameter names"),
+    ({"clip": {3: GlobalNorm(1.0)}}, ValueError, r"clip: 3 is no pattern of parameter names"),
+    (
+        {"clip": {"no.such.*": GlobalNorm(1.0)}},
+        ValueError,
+        r"clip: the pattern 'no.such.\*' matches no parameter; there are embedding.weight, lstm",
+    ),
+    (
+        {"clip": {"*": GlobalNorm(1.0), "lstm.*": GlobalNorm(2.0)}},
+        ValueError,
+        r"clip: all that the pattern 'lstm.\*' matches falls under an earlier pattern",
+    ),
+    ({"clip": {"a": SHARED, "b": SHARED}}, ValueError, r"clip: the same strategy stands twice"),
+    ({"clip": [GlobalNorm(1.0)]}, ValueError, r"clip is a list of 1 strategies.*has 0 groups"),
     (
         {"model": COMPLEX, "clip": Value(1.0)},
         ValueError,
@@ -83,7 +106,7 @@ BAD = [
     ({"mode": "offline"}, ValueError, r"mode is 'offline'; accepted: 'online', 'disabled'"),
     ({"run_id": "abc"}, ValueError, r"run_id is 'abc'; accepted: a UUIDv7"),
     ({"run_id": 3}, TypeError, r"run_id must be a UUIDv7"),
-    ({"run_id": uuid7().replace("-7", "-4", 1)}, ValueError, r"run_id is"),
+    ({"run_id": "01912d68-783e-4a03-8467-5661c1243ad4"}, ValueError, r"run_id is"),
     ({"resume": True}, ValueError, r"resume=True needs run_id"),
     ({"resume": 1}, TypeError, r"resume must be True or False"),
 ]
@@ -105,11 +128,11 @@ def test_ids_are_uuid7_in_the_order_of_time():
 
 
 def test_the_default_name_is_the_script_and_the_date(monkeypatch):
-    from gradhelm.hook import _default_name
+    from gradhelm.arguments import default_name
 
     for argv, stem in (("a/train.py", "train"), ("-c", "python"), ("x/pkg/__main__.py", "pkg")):
         monkeypatch.setattr(sys, "argv", [argv])
-        assert re.fullmatch(rf"{stem} \d{{4}}-\d\d-\d\d \d\d:\d\d", _default_name())
+        assert re.fullmatch(rf"{stem} \d{{4}}-\d\d-\d\d \d\d:\d\d", default_name())
 
 
 def test_settings_come_from_the_environment_with_defaults():
@@ -215,7 +238,7 @@ def test_a_strategy_of_the_users_own_is_steered_like_ours(server):
         p.grad = torch.ones_like(p)
     run.clip()
     run.close()
-    assert server.hello.strategy == "Halve"
-    assert server.hello.threshold == "above"
+    (coded,) = server.hello.coded
+    assert (coded.strategy, coded.threshold) == ("Halve", "above")
     assert server.table()[0]["threshold"] == 3.0
     assert model.decoder.bias.grad.eq(0.5).all()

@@ -10,7 +10,7 @@ import gradhelm
 from gradhelm import Control, wire
 from gradhelm.clip import GlobalNorm
 from gradhelm.clip.norm import Observe
-from gradhelm.control import Steering
+from gradhelm.control import Lever, Steering
 
 from .models import one_step, small
 
@@ -18,16 +18,26 @@ from .models import one_step, small
 def steering(control: Control | None = None, strategy=None) -> Steering:
     strategy = strategy or GlobalNorm(1.0)
     control = control or Control()
-    return Steering(strategy, control.limits("max_norm", strategy.threshold))
+    ranges = control.ranges("max_norm", strategy.threshold)
+    return Steering([Lever(strategy, ranges, lambda: STEP[0])], control.limits())
 
 
 def change(version: int, **values: float) -> wire.Change:
     return wire.Change(version, (wire.Rule(values),))
 
 
+STEP = [0]
+"""The number of the next step, as the levers of these tests have it."""
+
+
+def take(desk: Steering, step: int) -> None:
+    STEP[0] = step
+    desk.take()
+
+
 def taken(desk: Steering, message: wire.Change, step: int = 5):
     desk.receive(message)
-    desk.take(step)
+    take(desk, step)
     return desk.answers()[-1]
 
 
@@ -37,11 +47,11 @@ def test_a_change_is_taken_at_the_boundary_and_not_before():
     assert desk.receive(change(1, max_norm=0.5)) == wire.Delivered(1)
     assert strategy.threshold == 1.0
     assert desk.waiting
-    desk.take(7)
+    take(desk, 7)
     assert strategy.threshold == 0.5
     assert (desk.version, desk.waiting) == (1, False)
     assert list(desk.answers()) == [wire.Applied(1, 7, (wire.Rule({"max_norm": 0.5}),))]
-    desk.take(8)
+    take(desk, 8)
     assert len(desk.answers()) == 1
 
 
@@ -50,7 +60,7 @@ def test_only_the_newest_of_several_waiting_changes_is_applied():
     desk.receive(change(1, max_norm=0.5))
     desk.receive(change(3, max_norm=0.3))
     desk.receive(change(2, max_norm=0.2))
-    desk.take(0)
+    take(desk, 0)
     assert [answer.version for answer in desk.answers()] == [3]
     assert desk.version == 3
 
@@ -60,7 +70,7 @@ def test_an_older_version_is_ignored_and_a_decided_one_gets_its_answer_again():
     answer = taken(desk, change(4, max_norm=0.5))
     assert desk.receive(change(3, max_norm=0.1)) is None
     assert desk.receive(change(4, max_norm=0.1)) == answer
-    desk.take(9)
+    take(desk, 9)
     assert len(desk.answers()) == 1
 
 
@@ -88,8 +98,8 @@ def test_a_change_outside_the_limits_is_refused_whole(values, why):
 
 
 def test_the_default_limits_are_a_hundredth_and_a_hundred_times():
-    limits = Control().limits("max_norm", 0.29)
-    assert limits.values == {"max_norm": wire.Limit(0.0029, 29.0)}
+    assert Control().ranges("max_norm", 0.29) == {"max_norm": wire.Limit(0.0029, 29.0)}
+    assert Control().ranges("fraction", 0.3, 0.99) == {"fraction": wire.Limit(0.003, 0.99)}
     desk = steering()
     assert isinstance(taken(desk, change(1, max_norm=0.01)), wire.Applied)
     assert isinstance(taken(desk, change(2, max_norm=100.0)), wire.Applied)

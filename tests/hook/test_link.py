@@ -68,9 +68,9 @@ def test_hello_says_who_is_here_and_columns_what_comes(server):
     assert (hello.run, hello.name, hello.project) == (run.id, "a name", "p")
     assert hello.tags == ("a", "b")
     assert hello.config.startswith('{"lr":0.1,"nan":null,"path":"<class')
-    assert (hello.strategy, hello.threshold) == ("GlobalNorm", "max_norm")
-    assert hello.coded == (wire.Rule({"max_norm": 2.0}),)
-    assert hello.limits.values == {"max_norm": wire.Limit(0.02, 200.0)}
+    limits = {"max_norm": wire.Limit(0.02, 200.0)}
+    assert hello.coded == (wire.Coded("GlobalNorm", {"max_norm": 2.0}, "max_norm", limits),)
+    assert hello.limits == wire.Limits()
     assert not hello.resume
     assert server.headers == ["Bearer secret"]
     weight = next(c for c in server.columns[0] if c.name == "norm/decoder.weight")
@@ -85,13 +85,13 @@ def test_hello_says_who_is_here_and_columns_what_comes(server):
 
 def test_observing_says_that_there_is_no_threshold(server):
     run = gradhelm.attach(small(), server=server.url)
-    assert server.hello.threshold is None
+    assert server.hello.coded == (wire.Coded("Observe", {}),)
     assert "only observes" in (server.hello.limits.why_not or "")
     run.close()
 
 
 def test_wide_runs_travel_in_several_groups_and_small_messages(server, monkeypatch):
-    monkeypatch.setattr("gradhelm.layout.MAX_GROUP", 50)
+    monkeypatch.setattr("gradhelm.run.MAX_GROUP", 50)
     model = torch.nn.ParameterList([torch.zeros(2) for _ in range(120)])
     run = gradhelm.attach(model, max_norm=1.0, server=server.url)
     for step in range(3):
@@ -242,11 +242,12 @@ def test_a_full_ring_is_declared(server):
     model = small()
     run = gradhelm.attach(model, max_norm=1.0, server=server.url)
     server.wait(lambda: server.headers)
-    ring = run._ring
+    (stream,) = run.streams.values()
+    ring = stream.ring
     real, ring.batches = ring.batches, lambda *_: iter(())
     one_step(model)
     for _ in range(ring.capacity + 10):
-        run._count(None, None)
+        stream.count(None, None)
     ring.batches = real
     until(lambda: not len(ring))
     steps(run, model, 1)

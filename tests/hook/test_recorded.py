@@ -369,7 +369,7 @@ def test_a_fault_of_our_own_costs_one_warning_and_no_step(server, caplog, monkey
     model = small()
     optimizer = sgd(model)
     run = attached(server, model, optimizer, max_norm=1.0)
-    monkeypatch.setattr(run._recorder, "step", lambda *_: 1 / 0)
+    monkeypatch.setattr(run.streams[""].recorder, "step", lambda *_: 1 / 0)
     for _ in range(3):
         one_step(model)
         optimizer.step()
@@ -402,7 +402,7 @@ def test_state_goes_through_a_checkpoint():
     run = gradhelm.attach(model, max_norm=1.0, mode="disabled")
     for _ in range(3):
         run.clip()
-    run._strategy.set(max_norm=0.5)
+    run.streams[""].strategy.set(max_norm=0.5)
     state = run.state_dict()
     again = gradhelm.attach(
         model, max_norm=1.0, mode="disabled", run_id=state["run_id"], resume=True

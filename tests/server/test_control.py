@@ -32,6 +32,7 @@ def test_before_any_change_the_document_is_what_the_script_says(server: Running)
             "status": "applied",
             "why": None,
             "step": None,
+            "stream": None,
             "applied": answer.json()["applied"],
             "limits": {"max_norm": {"min": 0.01, "max": 100.0}},
             "factor": None,
@@ -39,6 +40,18 @@ def test_before_any_change_the_document_is_what_the_script_says(server: Running)
             "read_only": False,
             "why_read_only": None,
             "threshold_name": "max_norm",
+            "rules": [
+                {
+                    "match": None,
+                    "stream": None,
+                    "strategy": "GlobalNorm",
+                    "threshold_name": "max_norm",
+                    "coded": {"max_norm": 1.0},
+                    "desired": {"max_norm": 1.0},
+                    "applied": {"max_norm": 1.0},
+                    "limits": {"max_norm": {"min": 0.01, "max": 100.0}},
+                }
+            ],
         }
         assert answer.json()["applied"]["values"] == {"max_norm": 1.0}
 
@@ -231,7 +244,7 @@ def test_a_read_only_run_says_why(server: Running) -> None:
 
 
 def test_a_change_may_not_go_too_far_at_once(server: Running) -> None:
-    limits = wire.Limits({"max_norm": wire.Limit(0.01, 100.0)}, factor=4.0)
+    limits = wire.Limits(factor=4.0)
     with trainer(server.ws, server.token, limits=limits) as fake:
         assert server.put_control(fake.run, 0, max_norm=0.2).json()["error"]["code"] == "too_far"
         assert server.put_control(fake.run, 0, max_norm=0.25).status_code == 202
@@ -282,7 +295,7 @@ def test_after_a_resume_the_change_is_applied_anew_and_says_so(server: Running) 
 
 
 def test_a_refused_change_is_no_base_for_the_next_and_never_sent_again(server: Running) -> None:
-    limits = wire.Limits({"max_norm": wire.Limit(0.01, 100.0)}, factor=3.0)
+    limits = wire.Limits(factor=3.0)
     with trainer(server.ws, server.token, limits=limits) as fake:
         server.put_control(fake.run, 0, max_norm=2.0)
         fake.say(wire.Applied(1, 5, (wire.Rule({"max_norm": 2.0}),)))
@@ -309,7 +322,7 @@ def test_a_trainer_started_again_is_in_force_as_its_script_says_until_it_applies
         server.put_control(fake.run, 0, max_norm=4.0)
         fake.say(wire.Applied(1, 5, (wire.Rule({"max_norm": 4.0}),)))
         fake.send(0, fake.rows([1.0] * 10))
-    coded = (wire.Rule({"max_norm": 0.7}),)
+    coded = (wire.Coded("GlobalNorm", {"max_norm": 0.7}, "max_norm"),)
     with trainer(server.ws, server.token, run=fake.run, resume=True, coded=coded) as again:
         document = control(server, fake.run)
         assert document["applied"]["version"] == 0

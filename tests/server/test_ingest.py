@@ -133,7 +133,7 @@ BAD_MESSAGES = {
     ),
     "invalid UTF-8": b"\x81\xa4type\xa2\xff\xfe",
     "a second hello": wire.encode(
-        wire.Hello(new_run(), "0" * 16, "n", "p", "s", (), wire.Limits())
+        wire.Hello(new_run(), "0" * 16, "n", "p", (wire.Coded("s", {}),), wire.Limits())
     ),
 }
 
@@ -172,7 +172,9 @@ def test_an_oversize_message_ends_only_its_own_connection(server: Running) -> No
         (wire.Heartbeat(0, {}), wire.CloseCode.BAD_MESSAGE),
         (b"\xc1", wire.CloseCode.BAD_MESSAGE),
         (
-            wire.Hello(new_run(), "0" * 16, "n", "p", "s", (), wire.Limits(), protocol=99),
+            wire.Hello(
+                new_run(), "0" * 16, "n", "p", (wire.Coded("s", {}),), wire.Limits(), protocol=99
+            ),
             wire.CloseCode.SPEAK_NEWER,
         ),
     ],
@@ -379,6 +381,7 @@ def test_a_commit_that_fails_takes_nothing_for_stored(server: Running, monkeypat
 def test_a_hello_with_numbers_that_are_none_is_not_welcomed(server, value, words) -> None:
     with trainer(server.ws, server.token, hello=False) as fake:
         with pytest.raises(ConnectionClosed) as closed:
-            fake.hello(limits=wire.Limits({"max_norm": wire.Limit(0.1, value)}))
+            limits = {"max_norm": wire.Limit(0.1, value)}
+            fake.hello(coded=(wire.Coded("GlobalNorm", {"max_norm": 1.0}, "max_norm", limits),))
         assert closed.value.rcvd.code == wire.CloseCode.BAD_MESSAGE
         assert words in closed.value.rcvd.reason

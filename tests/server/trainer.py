@@ -47,7 +47,7 @@ class FakeTrainer:
                 return message
 
     def hello(self, **values: object) -> wire.Welcome:
-        limits = wire.Limits(values={"max_norm": wire.Limit(0.01, 100.0)})
+        limits = {"max_norm": wire.Limit(0.01, 100.0)}
         self.say(
             wire.Hello(
                 **{
@@ -55,10 +55,8 @@ class FakeTrainer:
                     "segment": self.segment,
                     "name": "fake",
                     "project": "tests",
-                    "strategy": "GlobalNorm",
-                    "coded": (wire.Rule({"max_norm": 1.0}),),
-                    "limits": limits,
-                    "threshold": "max_norm",
+                    "coded": (wire.Coded("GlobalNorm", {"max_norm": 1.0}, "max_norm", limits),),
+                    "limits": wire.Limits(),
                     **values,
                 }
             )

@@ -24,10 +24,15 @@ FROM_TRAINER: dict[str, wire.ToServer] = {
         segment="00ff00ff00ff00ff",
         name="char-lm",
         project="default",
-        strategy="GlobalNorm",
-        coded=(wire.Rule({"max_norm": 25.0}),),
-        limits=wire.Limits({"max_norm": wire.Limit(0.25, 2500.0)}, factor=10.0, every_steps=5),
-        threshold="max_norm",
+        coded=(
+            wire.Coded(
+                "GlobalNorm",
+                {"max_norm": 25.0},
+                "max_norm",
+                {"max_norm": wire.Limit(0.25, 2500.0)},
+            ),
+        ),
+        limits=wire.Limits(factor=10.0, every_steps=5),
         config='{"lr": 20}',
         tags=("demo",),
         started=1.7e9,
@@ -41,11 +46,26 @@ FROM_TRAINER: dict[str, wire.ToServer] = {
         segment="0123456789abcdef",
         name="n",
         project="p",
-        strategy="Observe",
-        coded=(wire.Rule({}),),
+        coded=(wire.Coded("Observe", {}),),
         limits=wire.Limits(why_not="read-only"),
         resume=True,
         version=3,
+    ),
+    "hello_of_two_optimizers": wire.Hello(
+        run=RUN,
+        segment="0123456789abcdef",
+        name="n",
+        project="p",
+        coded=(
+            wire.Coded("GlobalNorm", {"max_norm": 1.0}, "max_norm", match="encoder.*"),
+            wire.Coded("Value", {"clip_value": 0.5}, "clip_value", stream="disc"),
+        ),
+        limits=wire.Limits(why_not="read-only"),
+        streams=("gen", "disc"),
+    ),
+    "columns_of_a_stream": wire.Columns(1, 0, (wire.Column("disc/global_norm", "scalar"),), "disc"),
+    "applied_in_a_stream": wire.Applied(
+        3, 205, (wire.Rule({"max_norm": 1.0}), wire.Rule({"clip_value": 0.4}, None, "disc")), "disc"
     ),
     "columns": wire.Columns(
         0,

@@ -5,17 +5,20 @@ norm before clipping. To write one, subclass :class:`Strategy`.
 """
 
 from .base import Gradients, Outcome, Strategy, Target
+from .compose import Ceiling, Schedule
 from .norm import BlockRMS, GlobalNorm, Normalize, PerModuleNorm, PerParameterNorm, SoftNorm
 from .value import Value
 
 __all__ = [
     "BlockRMS",
+    "Ceiling",
     "GlobalNorm",
     "Gradients",
     "Normalize",
     "Outcome",
     "PerModuleNorm",
     "PerParameterNorm",
+    "Schedule",
     "SoftNorm",
     "Strategy",
     "Target",

@@ -13,6 +13,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, ClassVar, Final, NamedTuple
 
 import torch
@@ -49,6 +50,7 @@ class Outcome(NamedTuple):
     thresholds: [n], the threshold of each gradient where they differ.
     skipped: whether the optimizer must not use these gradients.
     lr_scale: what the learning rate is multiplied by for this one step.
+    parts: of a strategy made of several, what each of them did (None: it had no gradients).
     """
 
     norms: Tensor
@@ -62,6 +64,7 @@ class Outcome(NamedTuple):
     thresholds: Tensor | None = None
     skipped: bool = False
     lr_scale: float = 1.0
+    parts: tuple[Outcome | None, ...] = ()
 
 
 class Gradients:
@@ -72,7 +75,7 @@ class Gradients:
     places: the place of each among the targets that the strategy was bound to; None: all, in order.
     """
 
-    __slots__ = ("_groups", "_norms", "parameters", "places", "tensors")
+    __slots__ = ("_groups", "_norms", "_whole", "parameters", "places", "tensors")
 
     def __init__(
         self,
@@ -85,6 +88,8 @@ class Gradients:
         self.places = places
         self._groups: list[tuple[list[Tensor], list[int]]] | None = None
         self._norms: dict[float, tuple[Tensor, Tensor]] = {}
+        # The gradients that these are a part of, and which of them.
+        self._whole: tuple[Gradients, list[int]] | None = None
 
     @classmethod
     def of(cls, parameters: Sequence[Tensor]) -> Gradients | None:
@@ -131,12 +136,31 @@ class Gradients:
         """The p-norm of each gradient, and of all together; each p is measured once."""
         known = self._norms.get(norm_type)
         if known is None:
-            known = self._norms[norm_type] = measure(self.groups, norm_type)
+            norms = self._measured(norm_type)
+            if norms is None:
+                norms = measure(self.groups, norm_type)
+            known = self._norms[norm_type] = norms, common(self.groups, norms, norm_type)
         return known
 
-    def part(self, indices: Sequence[int]) -> Gradients:
-        """Some of these gradients, as a strategy bound to just them is given them (places: all)."""
-        return Gradients([self.tensors[i] for i in indices], [self.parameters[i] for i in indices])
+    def _measured(self, norm_type: float) -> Tensor | None:
+        """The norms, if the gradients that these are a part of know them."""
+        if self._whole is None or norm_type not in self._whole[0]._norms:
+            return None
+        whole, indices = self._whole
+        dtypes = [norm_dtype(tensors[0]) for tensors, _ in self.groups]
+        return whole._norms[norm_type][0][indices].to(reduce(torch.promote_types, dtypes))
+
+    def part(self, indices: list[int], places: Sequence[int] | None = None) -> Gradients:
+        """Some of these gradients, for a strategy that was bound to a part of the targets.
+
+        places: theirs among the targets of that strategy; None: all of them, in order. What was
+        measured before is not measured again, so take it before the part is clipped.
+        """
+        part = Gradients(
+            [self.tensors[i] for i in indices], [self.parameters[i] for i in indices], places
+        )
+        part._whole = self, indices
+        return part
 
     def pick(self, values: Tensor) -> Tensor:
         """Of ``values`` [targets] those of the gradients there are [n]."""
@@ -244,6 +268,22 @@ COUNT: Final = Range(1, 2**53, low_in=True, whole=True)
 COUNT_OR_NONE: Final = Range(0, 2**53, low_in=True, whole=True)
 
 
+def checked(name: str, value: object, allowed: Range = POSITIVE) -> float:
+    """``value`` as a float if it is ``allowed``; ``name`` is what the error calls it.
+
+    Raises TypeError for what is no real number (bool included), else ValueError.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be {allowed}, not {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if number not in allowed:
+        raise ValueError(f"{name} must be {allowed}, not {number!r}")
+    return number
+
+
 class Strategy:
     """The base of all strategies; subclass it to write one.
 
@@ -280,6 +320,8 @@ class Strategy:
     """Whether outcomes carry ``coefficients``; such runs have a column ``coef/...`` for each."""
     per_parameter_thresholds: ClassVar[bool] = False
     """Whether outcomes carry ``thresholds``; such runs have a column ``threshold/...`` for each."""
+    one_by_one: ClassVar[bool] = False
+    """Whether each gradient can be clipped while the others are not there."""
     takes_sparse: ClassVar[bool] = True
     """Whether sparse gradients can be clipped so."""
     takes_complex: ClassVar[bool] = True
@@ -317,25 +359,28 @@ class Strategy:
         name = self.threshold_name
         return None if name is None else self._values.get(name)
 
+    @property
+    def rules(self) -> Mapping[str | None, Strategy]:
+        """The strategies whose named values are set from outside, by the pattern they are for.
+
+        Its own alone, under None, unless it is made of several.
+        """
+        return {None: self}
+
     def accepts(self, name: str) -> bool:
         """Whether ``name`` is one of this strategy's values."""
         return name in self._values
+
+    def range(self, name: str) -> Range:
+        """What the value called ``name`` may be."""
+        return self.ranges.get(name, POSITIVE)
 
     def validate(self, name: str, value: object) -> float:
         """``value`` as a float if ``name`` may take it.
 
         Raises TypeError for what is no real number (bool included), else ValueError.
         """
-        allowed = self.ranges.get(name, POSITIVE)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be {allowed}, not {type(value).__name__}")
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if number not in allowed:
-            raise ValueError(f"{name} must be {allowed}, not {number!r}")
-        return number
+        return checked(name, value, self.range(name))
 
     def set(self, **values: float) -> None:
         """Changes named values, all or none. Raises ValueError or TypeError as validate does."""
@@ -361,16 +406,25 @@ class Strategy:
 
         Raises ValueError or TypeError, and changes nothing, when it is another strategy's state.
         """
+        values, learned = self._read(state)
+        self.reset(values)
+        self._learn(learned)
+
+    def _read(self, state: Mapping[str, Any]) -> tuple[Mapping[str, float], Mapping[str, Any]]:
+        """Named values and learned ones out of a state_dict of this strategy."""
         try:
             values, learned = state["values"], state["state"]
+            same = set(learned) == set(self.state_names)
         except (KeyError, TypeError):
             raise ValueError("state must be what state_dict() gave") from None
-        if set(learned) != set(self.state_names):
+        if not same:
             raise ValueError(
                 f"state is of another strategy: it has {sorted(learned)}, and {self.name} "
                 f"has {sorted(self.state_names)}"
             )
-        self.reset(values)
+        return values, learned
+
+    def _learn(self, learned: Mapping[str, Any]) -> None:
         for name, value in learned.items():
             setattr(self, name, copy.deepcopy(value))
 
@@ -488,39 +542,51 @@ def foreach(grads: list[Tensor]) -> bool:
     return bool(_has_foreach_support(grads, grads[0].device))
 
 
-def measure(
-    groups: list[tuple[list[Tensor], list[int]]], norm_type: float = 2.0
-) -> tuple[Tensor, Tensor]:
-    """Norms [n] in the order given, and their common norm (0-d), as ``get_total_norm`` has them.
+def measure(groups: list[tuple[list[Tensor], list[int]]], norm_type: float = 2.0) -> Tensor:
+    """The norms [n] in the order given; that of an empty gradient is 0."""
+    norms = [norm for grads, _ in groups for norm in _measure(grads, norm_type)]
+    if len(groups) == 1:
+        return torch.stack(norms)
+    first = norms[0].device
+    stacked = torch.stack([norm.to(first) for norm in norms])
+    order = torch.empty(len(norms), dtype=torch.long)
+    order[_places(groups)] = torch.arange(len(norms))
+    return stacked[order.to(first)]
 
-    An empty gradient has the norm 0 and, where that would decide the common one, no say in it.
+
+def common(
+    groups: list[tuple[list[Tensor], list[int]]], norms: Tensor, norm_type: float = 2.0
+) -> Tensor:
+    """The common norm (0-d) of gradients that have these ``norms``, as ``get_total_norm`` has it.
+
+    An empty gradient has no say where its 0 would decide.
     """
-    norms: list[Tensor] = []
-    for grads, _ in groups:
-        norms.extend(_measure(grads, norm_type))
+    if len(groups) > 1:
+        norms = norms[_places(groups).to(norms.device)]
     if norm_type <= 0 or norm_type == math.inf:
         says = [bool(g.numel()) for grads, _ in groups for g in grads]
-    else:
-        says = []
-    first = norms[0].device
-    stacked = torch.stack(norms if len(groups) == 1 else [norm.to(first) for norm in norms])
-    if says and not all(says):
-        voices = stacked[torch.tensor(says, device=first)]
-        total = torch.linalg.vector_norm(voices, norm_type) if any(says) else stacked[0]
-    else:
-        total = torch.linalg.vector_norm(stacked, norm_type)
-    if len(groups) == 1:
-        return stacked, total
-    order = torch.empty(len(norms), dtype=torch.long)
-    order[[place for _, places in groups for place in places]] = torch.arange(len(norms))
-    return stacked[order.to(first)], total
+        if not any(says):
+            return torch.zeros_like(norms[0])
+        if not all(says):
+            norms = norms[torch.tensor(says, device=norms.device)]
+    total: Tensor = torch.linalg.vector_norm(norms, norm_type)
+    return total
+
+
+def _places(groups: list[tuple[list[Tensor], list[int]]]) -> Tensor:
+    return torch.tensor([place for _, places in groups for place in places])
+
+
+def norm_dtype(grad: Tensor) -> torch.dtype:
+    """The dtype in which the norm of ``grad`` is measured."""
+    return torch.float32 if grad.dtype in _HALVES else grad.dtype.to_real()
 
 
 def _measure(grads: list[Tensor], norm_type: float) -> list[Tensor]:
     """The norms of ``grads`` (of one device and dtype)."""
     wide = torch.float32 if grads[0].dtype in _HALVES else None
     if norm_type not in (1, 2) and not all(g.numel() for g in grads):
-        nothing = torch.zeros((), dtype=wide or grads[0].dtype.to_real(), device=grads[0].device)
+        nothing = torch.zeros((), dtype=norm_dtype(grads[0]), device=grads[0].device)
         return [
             torch.linalg.vector_norm(g, norm_type, dtype=wide) if g.numel() else nothing
             for g in grads

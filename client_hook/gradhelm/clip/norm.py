@@ -86,6 +86,7 @@ class PerParameterNorm(Strategy):
 
     threshold_name: ClassVar[str | None] = "max_norm"
     per_parameter: ClassVar[bool] = True
+    one_by_one: ClassVar[bool] = True
 
     def __init__(self, max_norm: float, *, nonfinite: str = "propagate") -> None:
         super().__init__(max_norm=max_norm, nonfinite=nonfinite)
@@ -145,6 +146,7 @@ class BlockRMS(Strategy):
 
     threshold_name: ClassVar[str | None] = "threshold"
     per_parameter: ClassVar[bool] = True
+    one_by_one: ClassVar[bool] = True
 
     def __init__(self, threshold: float = 1.0, *, nonfinite: str = "propagate") -> None:
         super().__init__(threshold=threshold, nonfinite=nonfinite)

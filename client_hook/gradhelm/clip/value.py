@@ -27,6 +27,7 @@ class Value(Strategy):
 
     threshold_name: ClassVar[str | None] = "clip_value"
     counts_elements: ClassVar[bool] = True
+    one_by_one: ClassVar[bool] = True
     takes_complex: ClassVar[bool] = False
 
     def __init__(self, clip_value: float, *, nonfinite: str = "propagate") -> None:

@@ -20,6 +20,10 @@ MAX_POINTS = 20_000
 
 StateHere = Annotated[State, Depends(state_of)]
 Points = Annotated[int, Query(ge=1, le=MAX_POINTS, description="At most so many buckets a column")]
+Stream = Annotated[
+    str | None,
+    Query(max_length=wire.MAX_NAME, description="One of several optimizers; default: the first"),
+]
 First = Annotated[
     int | None,
     Query(
@@ -32,22 +36,24 @@ Last = Annotated[int | None, Query(ge=0, le=wire.MAX_STEP, description="Last ste
 
 
 def steps_asked(
-    connection: Connection, run: str, first: int | None, last: int | None
-) -> tuple[Row[Any], int, int]:
-    """The run and the range of steps asked for, cut to those that it has.
+    connection: Connection, run: str, stream: str | None, first: int | None, last: int | None
+) -> tuple[Row[Any], str, int, int]:
+    """The run, its stream, and the range of steps asked for, cut to those that there are.
 
     An empty run, or a range beside what there is, gives last < first. Raises ApiError 404 for an
-    unknown run and 422 for a range that runs backwards.
+    unknown run and 422 for an unknown stream or a range that runs backwards.
     """
     row = runs.find(connection, run)
     if first is not None and last is not None and 0 <= last < first:
         raise ApiError(422, "bad_range", f"first={first} is after last={last}")
-    if row.last_step is None:
-        return row, 0, -1
-    high = row.last_step if last is None else min(last, row.last_step)
+    found = runs.stream_of(row, stream)
+    lowest, highest = runs.extent(connection, row, found)
+    if lowest is None or highest is None:
+        return row, found, 0, -1
+    high = highest if last is None else min(last, highest)
     if first is not None and first < 0:
-        first = max(row.last_step + 1 + first, row.first_step)
-    return row, row.first_step if first is None else max(first, row.first_step), high
+        first = max(highest + 1 + first, lowest)
+    return row, found, lowest if first is None else max(first, lowest), high
 
 
 async def read_json(request: Request) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from gradhelm import wire
 
@@ -43,14 +43,17 @@ async def put_control(
     """Replace one rule of the desired document. Needs ``If-Match`` with the version it is based on.
 
     Body: the strategy's own parameters (``max_norm``, ``clip_value``, …) and optionally ``match``
-    (the rule's pattern; null for the run's own) and ``reason``.
+    (the rule's pattern; null for the run's own), ``stream`` (one of several optimizers; default:
+    the first) and ``reason``.
     """
     body = await read_json(request)
     row = await state.store.read(lambda connection: runs.find(connection, run))
-    limits = control.read_limits(row.limits)
+    match = _text(body, "match", wire.MAX_NAME) or None
+    stream = runs.stream_of(row, _text(body, "stream", wire.MAX_NAME) or None) or None
     change = control.Request(
-        values=_values(body, limits),
-        match=_text(body, "match", wire.MAX_NAME) or None,
+        values=_values(body, row, match, stream),
+        match=match,
+        stream=stream,
         reason=_text(body, "reason", 1000),
         author=identity_of(request).name,
         expected=_expected(if_match),
@@ -103,24 +106,28 @@ def _expected(if_match: str | None) -> int:
     return int(digits)
 
 
-def _values(body: dict[str, Any], limits: wire.Limits) -> dict[str, float]:
+def _values(
+    body: dict[str, Any], row: Row[Any], match: str | None, stream: str | None
+) -> dict[str, float]:
     """The strategy parameters in the body, as finite numbers."""
-    options = {"match", "reason", "ttl_steps", "not_before_step"}
+    options = {"match", "stream", "reason", "ttl_steps", "not_before_step"}
+    rules = control.coded_of(row, stream)
+    coded = next((c for c in rules if c.match == match), wire.Coded("", {}))
     for name in ("ttl_steps", "not_before_step"):
         if body.get(name) is not None:
             raise ApiError(422, "not_offered", f"{name}: this server takes only null")
     names = body.keys() - options
     if not names:
-        known = ", ".join(limits.values) or "nothing: the run is read-only"
+        known = ", ".join(coded.limits) or "nothing here"
         raise ApiError(422, "nothing_to_change", f"name a value to change; this run takes {known}")
     values = {}
     for name in sorted(names):
-        limit = limits.values.get(name)
+        limit = coded.limits.get(name)
         accepted = f"from {limit.min:g} to {limit.max:g}" if limit else ""
         try:
             values[name] = number(name, body[name], accepted)
         except ApiError as error:
-            error.details.update(control.shown_limits(limits))
+            error.details.update(control.shown_limits(row, coded))
             raise
     return values
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 
 from .. import events, runs
-from .ask import Last, StateHere
+from .ask import Last, StateHere, Stream
 
 router = APIRouter(prefix="/api/v1/runs/{run}/events", tags=["events"])
 Kind = Literal["clip_burst", "spike", "nonfinite", "threshold", "gap", "status"]
@@ -19,18 +19,29 @@ async def list_events(
     state: StateHere,
     run: str,
     kind: Kind | None = None,
+    stream: Stream = None,
     first: Last = None,
     last: Last = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> dict[str, Any]:
-    """Events, newest first; ``first`` and ``last`` keep those that touch these steps."""
+    """Events, newest first; ``first`` and ``last`` keep those that touch these steps.
+
+    ``stream`` keeps those of one optimizer and those of the run as a whole; by default all.
+    """
     before = runs.read_cursor(cursor, int)[0] if cursor else None
 
     def work(connection: Connection) -> list[dict[str, Any]]:
-        runs.find(connection, run)
+        row = runs.find(connection, run)
         return events.listed(
-            connection, run, kind=kind, first=first, last=last, limit=limit + 1, before=before
+            connection,
+            run,
+            kind=kind,
+            stream=None if stream is None else runs.stream_of(row, stream),
+            first=first,
+            last=last,
+            limit=limit + 1,
+            before=before,
         )
 
     found = await state.store.read(work)

@@ -12,11 +12,12 @@ from sqlalchemy import Connection
 from gradhelm import wire
 
 from .. import runs
+from ..control import coded_of
 from ..errors import ApiError
 from ..matrix import Reader, Series, column_names, stride_for
 from ..patterns import matching
 from ..whatif import coefficients
-from .ask import First, Last, Points, StateHere, steps_asked
+from .ask import First, Last, Points, StateHere, Stream, steps_asked
 
 router = APIRouter(prefix="/api/v1/runs/{run}", tags=["matrix"])
 BINARY = "application/octet-stream"
@@ -33,6 +34,7 @@ async def get_series(
     first: First = None,
     last: Last = None,
     points: Points = 1000,
+    stream: Stream = None,
     segment: Annotated[str | None, Query(pattern="^[0-9a-f]{16}$")] = None,
 ) -> Response:
     """Columns as buckets of ``stride`` steps (a power of two; 1 = every step as it was).
@@ -41,8 +43,8 @@ async def get_series(
     """
 
     def work(connection: Connection) -> tuple[dict[str, Series], int, int, int]:
-        _, low, high = steps_asked(connection, run, first, last)
-        wanted = _indices(connection, run, columns)
+        _, own, low, high = steps_asked(connection, run, stream, first, last)
+        wanted = _indices(connection, run, columns, own)
         stride = stride_for(low, high, points)
         found = Reader(connection, run, segment).series(list(wanted.values()), low, high, stride)
         return {name: found[index] for name, index in wanted.items()}, low, high, stride
@@ -67,6 +69,7 @@ async def get_heatmap(
     first: First = None,
     last: Last = None,
     points: Points = 1000,
+    stream: Stream = None,
     match: Annotated[str | None, Query(min_length=1, max_length=wire.MAX_NAME)] = None,
 ) -> Response:
     """Parameters x buckets: the largest norm in each. ``match`` is an fnmatch pattern of names.
@@ -75,8 +78,8 @@ async def get_heatmap(
     """
 
     def work(connection: Connection) -> tuple[list[int], wire.FloatArray, int, int, int, int]:
-        _, low, high = steps_asked(connection, run, first, last)
-        parameters = runs.parameters(connection, run)
+        _, own, low, high = steps_asked(connection, run, stream, first, last)
+        parameters = runs.parameters(connection, run, own)
         if match is not None:
             parameters = [p for p in parameters if matching(match, p["name"])]
         stride = stride_for(low, high, points)
@@ -114,6 +117,7 @@ async def get_whatif(
     max_norm: Annotated[str, Query(max_length=10_000, description="One or more, by comma")],
     first: First = None,
     last: Last = None,
+    stream: Stream = None,
     window: Annotated[int | None, Query(ge=1, le=wire.MAX_STEP)] = None,
 ) -> dict[str, Any]:
     """What these thresholds would have done to the norms recorded, had these been the same.
@@ -127,13 +131,15 @@ async def get_whatif(
         first = -window
 
     def work(connection: Connection) -> tuple[int, int, wire.FloatArray, int]:
-        row, low, high = steps_asked(connection, run, first, last)
-        if row.threshold_name == "clip_value":
+        row, own, low, high = steps_asked(connection, run, stream, first, last)
+        if "clip_value" in {coded.threshold for coded in coded_of(row, own)}:
             raise ApiError(
                 422, "not_answerable", "what a clip_value would do does not follow from norms"
             )
         names = column_names(connection, run)
-        wanted = [names[name] for name in ("global_norm", "clipped") if name in names]
+        prefix = f"{own}/" if own else ""
+        told = (prefix + "global_norm", prefix + "clipped")
+        wanted = [names[name] for name in told if name in names]
         if len(wanted) < 2:
             return low, high, np.empty(0, np.float32), 0
         found = Reader(connection, run).series(wanted, low, high, 1)
@@ -164,9 +170,15 @@ async def get_whatif(
     }
 
 
-def _indices(connection: Connection, run: str, asked: str) -> dict[str, int]:
-    """Column names -> indices. A parameter's name may hold a comma, so known names win."""
+def _indices(connection: Connection, run: str, asked: str, stream: str) -> dict[str, int]:
+    """Column names -> indices. A parameter's name may hold a comma, so known names win.
+
+    Those of a stream are asked for without its name.
+    """
     known = column_names(connection, run)
+    if stream:
+        prefix = f"{stream}/"
+        known = {n.removeprefix(prefix): i for n, i in known.items() if n.startswith(prefix)}
     names = [asked] if asked in known else list(dict.fromkeys(asked.split(",")))
     if len(names) > MAX_ASKED:
         raise ApiError(422, "too_many", f"columns: at most {MAX_ASKED} at once")

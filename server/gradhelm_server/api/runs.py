@@ -12,7 +12,7 @@ from gradhelm import wire
 
 from .. import runs
 from ..errors import ApiError
-from .ask import StateHere, read_json
+from .ask import StateHere, Stream, read_json
 
 router = APIRouter(prefix="/api/v1/runs", tags=["runs"])
 Status = Literal["live", "stale", "failed", "finished", "stopped"]
@@ -81,12 +81,12 @@ async def get_columns(state: StateHere, run: str) -> dict[str, Any]:
 
 
 @router.get("/{run}/parameters")
-async def get_parameters(state: StateHere, run: str) -> dict[str, Any]:
+async def get_parameters(state: StateHere, run: str, stream: Stream = None) -> dict[str, Any]:
     """The parameters in the order of declaration: the rows of the heatmap."""
 
     def work(connection: Any) -> list[dict[str, Any]]:
-        runs.find(connection, run)
-        return runs.parameters(connection, run)
+        own = runs.stream_of(runs.find(connection, run), stream)
+        return runs.parameters(connection, run, own)
 
     return {"parameters": await state.store.read(work)}
 

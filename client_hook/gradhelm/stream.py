@@ -1,0 +1,207 @@
+"""A stream: the steps of one optimizer, clipped, recorded and numbered.
+
+Law: telemetry may fail quietly, clipping may not. What the clip raises reaches the training loop;
+what anything else raises is counted and told once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, optim
+
+from .clip import Gradients, Outcome, Strategy, Target
+from .clip.norm import Observe
+from .control import Steering
+from .layout import Layout
+from .notice import Notices
+from .recorder import Recorder
+from .ring import Ring
+
+SAMPLED: Final = 10
+"""Where the norm after clipping costs a pass, it is measured on every tenth step only."""
+
+
+class Stream:
+    """The steps of one optimizer, or those that ``run.clip()`` takes.
+
+    name: None for the run's first stream. step: the number of the next step.
+    """
+
+    def __init__(
+        self,
+        name: str | None,
+        targets: list[Target],
+        strategy: Strategy,
+        *,
+        start_step: int,
+        every: int,
+    ) -> None:
+        self.name: Final = name
+        self.strategy: Final = strategy
+        self.layout: Final = Layout(targets, strategy, name)
+        self.step = start_step
+        self.first_step = start_step
+        self.closed = False
+        # What still has to be told at the end.
+        self.settle: Callable[[], None] | None = None
+        self.recorder: Recorder | None = None
+        self.ring: Ring | None = None
+        self._every = every
+        self._targets = list(targets)
+        self._parameters = [target.parameter for target in targets]
+        self._steering: Steering | None = None
+        self._notices = Notices()
+        # Which parameters had gradients at the last clip; None when all had.
+        self._places: Sequence[int] | None = None
+        # Gradients that are hidden from the optimizer while it takes a step that is to be skipped.
+        self._hidden: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def threshold(self) -> float | None:
+        """The threshold in force, None when nothing is clipped or there is not a single one."""
+        return self.strategy.threshold
+
+    @property
+    def last_step(self) -> int | None:
+        """The number of the step last taken."""
+        return self.step - 1 if self.step > self.first_step else None
+
+    def next_step(self) -> int:
+        """The number of the next step."""
+        return self.step
+
+    def state_dict(self) -> dict[str, Any]:
+        """The next step, and the strategy's state."""
+        return {"step": self.step, "strategy": self.strategy.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes that back; the step only before the first one was taken."""
+        step = state["step"]
+        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+            raise ValueError(f"state['step'] must be an int of at least 0, not {step!r}")
+        self.strategy.load_state_dict(state["strategy"])
+        if self.step == self.first_step:
+            self.first_step = self.step = step
+
+    # -- for the run ------------------------------------------------------------------------------
+
+    def steer(self, steering: Steering, notices: Notices) -> None:
+        """Says where remote changes come from, and where faults are told."""
+        self._steering = steering
+        self._notices = notices
+
+    def record(self) -> Ring:
+        """Starts recording; returns the ring that the rows go into."""
+        self.ring = Ring(len(self.layout.columns))
+        self.recorder = Recorder(self.layout, self.ring, self._every)
+        return self.ring
+
+    def end(self, *, forget: bool) -> None:
+        """Stops recording; clipping goes on. ``forget``: nobody will read what was recorded."""
+        if self.settle is not None and not forget:
+            self.settle()
+        self.closed = True
+        if forget:
+            self.recorder = self.ring = None
+
+    # -- for the steps ----------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """The version of the control document in force."""
+        return 0 if self._steering is None else self._steering.version
+
+    def boundary(self) -> None:
+        """A step boundary: the only moment at which a remote change takes hold."""
+        try:
+            if self._steering is not None:
+                self._steering.take(self.name)
+        except Exception as error:
+            self._notices.fault("applying a change", error)
+
+    def clip(self, places: Sequence[int] | None = None) -> Outcome | None:
+        """Clips the gradients there are; None when there are none (or none could be observed).
+
+        places: clip only those of these targets.
+        """
+        with torch.no_grad():
+            if isinstance(self.strategy, Observe) and self.strategy.threshold is None:
+                try:
+                    grads = self._gradients(places)
+                    return None if grads is None else self.strategy.clip(grads)
+                except Exception as error:
+                    self._notices.fault("observing", error)
+                    return None
+            grads = self._gradients(places)
+            if grads is None:
+                return None
+            outcome = self.strategy.step(grads)
+            if outcome.skipped:
+                self._hide(grads)
+            elif outcome.post_norm is None and self.recorder and self.step % SAMPLED == 0:
+                after = Gradients(grads.tensors, grads.parameters).global_norm
+                outcome = outcome._replace(post_norm=after.item())
+        return outcome
+
+    def _gradients(self, places: Sequence[int] | None) -> Gradients | None:
+        if places is None:
+            grads = Gradients.of(self._parameters)
+            self._places = None if grads is None else grads.places
+            return grads
+        grads = Gradients.of([self._parameters[place] for place in places])
+        return None if grads is None else Gradients(grads.tensors, grads.parameters, places)
+
+    def _hide(self, grads: Gradients) -> None:
+        """Takes the gradients away: an optimizer passes over parameters that have none."""
+        for parameter in grads.parameters:
+            if parameter.grad is not None:
+                self._hidden.append((parameter, parameter.grad))
+                parameter.grad = None
+
+    def unhide(self) -> None:
+        """Puts hidden gradients back, for whoever looks at them after the step."""
+        for parameter, grad in self._hidden:
+            if parameter.grad is None:
+                parameter.grad = grad
+        self._hidden.clear()
+
+    def forget_hidden(self) -> None:
+        """Leaves a skipped step without gradients: the loop's own step comes later."""
+        self._hidden.clear()
+
+    def count(self, outcome: Outcome | None, lr: float | None, *, skipped: bool = False) -> None:
+        """Records the step and goes on to the next number."""
+        step = self.step
+        self.step = step + 1
+        recorder = self.recorder
+        if recorder is None or self.closed:
+            return
+        try:
+            if outcome is None:
+                recorder.without_gradients(step, self.threshold, lr, self.version, skipped=skipped)
+            else:
+                recorder.step(step, outcome, self._places, lr, self.version)
+        except Exception as error:
+            self._notices.fault("recording", error)
+
+    def count_round(self, places: Sequence[int], outcome: Outcome, lr: float | None) -> None:
+        """Records a step whose gradients, those of ``places``, were clipped one by one."""
+        self._places = None if len(places) == len(self._targets) else places
+        self.count(outcome, lr)
+
+    def adopt(self, targets: list[Target], optimizer: optim.Optimizer) -> None:
+        """Clips parameters that the optimizer was given later, too; they have no column."""
+        known = {id(p) for p in self._parameters}
+        new = [target for target in targets if id(target.parameter) not in known]
+        if new:
+            self.strategy.bind([*self._targets, *new], optimizer)
+            self._targets += new
+            self._parameters += [target.parameter for target in new]
+            self._notices.warn(
+                "adopted",
+                f"{len(new)} parameters were added to the optimizer after attach; they are clipped "
+                "and count in the global norm, but are not shown one by one",
+            )
