@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from typing import Any, Final, Protocol
 
+import torch
 from torch import optim
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -22,48 +23,46 @@ STEPS: Final = 3
 class Attached(Protocol):
     """A stepper, seen from here."""
 
-    def lost(self, optimizer: optim.Optimizer) -> bool: ...
-    def hook(self, optimizer: optim.Optimizer) -> None: ...
+    @property
+    def over(self) -> bool: ...
     @property
     def taken(self) -> int: ...
+    def hook(self, optimizer: optim.Optimizer) -> None: ...
+    def lost(self, optimizer: optim.Optimizer) -> bool: ...
+    def looks_like(self, optimizer: optim.Optimizer) -> bool: ...
 
 
-_attached: weakref.WeakKeyDictionary[optim.Optimizer, Attached] = weakref.WeakKeyDictionary()
-# Of optimizers that look like an attached one: the steps both had taken when it began, and its own.
+_at: weakref.WeakKeyDictionary[optim.Optimizer, Attached] = weakref.WeakKeyDictionary()
+# Steppers outlive their optimizers, which are often dropped once they are copied.
+_steppers: weakref.WeakSet[Attached] = weakref.WeakSet()
+# Of look-alikes: what the attached one had taken when it was last seen to move, and their own.
 _lookalikes: weakref.WeakKeyDictionary[optim.Optimizer, list[int]] = weakref.WeakKeyDictionary()
 _watching: list[Any] = []
 
 
 def watch(optimizer: optim.Optimizer, stepper: Attached) -> None:
     """Says that ``stepper`` has its hooks on ``optimizer``."""
-    _attached[optimizer] = stepper
+    _at[optimizer] = stepper
+    _steppers.add(stepper)
     if not _watching:
         _watching.append(register_optimizer_step_pre_hook(_before_any))
 
 
-def forget(optimizer: optim.Optimizer) -> None:
-    """The stepper took its hooks off itself."""
-    _attached.pop(optimizer, None)
-    if not _attached and _watching:
-        _watching.pop().remove()
-
-
 def _before_any(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> None:
     """Before each step of every optimizer in the process."""
-    stepper = _attached.get(optimizer)
-    if stepper is not None:
-        if stepper.lost(optimizer):
-            stepper.hook(optimizer)
-            logger.warning(
-                "the hooks of the attached %s were gone; they are back from this step on, but the "
-                "steps before were not clipped",
-                type(optimizer).__name__,
-            )
-        return
-    for original, other in _attached.items():
-        if _alike(optimizer, original):
-            _seen(optimizer, other)
-            return
+    stepper = _at.get(optimizer)
+    if stepper is None:
+        for other in _steppers:
+            if not other.over and other.looks_like(optimizer):
+                _seen(optimizer, other)
+                return
+    elif not stepper.over and stepper.lost(optimizer):
+        stepper.hook(optimizer)
+        logger.warning(
+            "the hooks of the attached %s were gone; they are back from this step on, but steps "
+            "before it may have been taken without clipping",
+            type(optimizer).__name__,
+        )
 
 
 def _seen(optimizer: optim.Optimizer, original: Attached) -> None:
@@ -80,9 +79,6 @@ def _seen(optimizer: optim.Optimizer, original: Attached) -> None:
         )
 
 
-def _alike(optimizer: optim.Optimizer, original: optim.Optimizer) -> bool:
-    if type(optimizer) is not type(original):
-        return False
-    ours = [p.shape for group in original.param_groups for p in group["params"]]
-    theirs = [p.shape for group in optimizer.param_groups for p in group["params"]]
-    return ours == theirs
+def shapes(optimizer: optim.Optimizer) -> list[torch.Size]:
+    """The shapes of all parameters, in order."""
+    return [p.shape for group in optimizer.param_groups for p in group["params"]]

@@ -52,6 +52,8 @@ class Stepper:
         self._outer: FrameType | None = None
         # The learning rates of the groups, while one step is taken with others.
         self._lrs: list[Any] | None = None
+        self._kind = type(optimizer)
+        self._shapes = copies.shapes(optimizer)
         self._handles: list[RemovableHandle] = []
         self.hook(optimizer)
         _steppers[optimizer] = self
@@ -62,6 +64,15 @@ class Stepper:
     def taken(self) -> int:
         """Steps taken so far."""
         return self.stream.step - self.stream.first_step
+
+    @property
+    def over(self) -> bool:
+        """Whether the run is closed."""
+        return self.stream.closed
+
+    def looks_like(self, optimizer: optim.Optimizer) -> bool:
+        """Whether ``optimizer`` could be a copy of this one's."""
+        return type(optimizer) is self._kind and copies.shapes(optimizer) == self._shapes
 
     def lost(self, optimizer: optim.Optimizer) -> bool:
         """Whether the hooks are no longer on ``optimizer``."""
