@@ -43,6 +43,7 @@ def attach(
     token: str | None = None,
     control: Control | None = None,
     every: int = 1,
+    measure_every: int = 0,
     mode: str | None = None,
     run_id: str | None = None,
     resume: bool = False,
@@ -71,6 +72,9 @@ def attach(
         between 1/100 and 100 times its value here. A run that only watches is read-only unless
         ``control`` gives both ``min`` and ``max``: setting its ``max_norm`` then starts clipping.
     every: record every n-th step; clipped, skipped and non-finite ones always.
+    measure_every: on every n-th step, also measure the norms of weights and updates, their ratio,
+        for Adam's family the RMS of the update, and the gradients by powers of two; 0 for never.
+        Costs a copy of the weights and some passes over them on those steps.
     mode: ``online`` or ``disabled`` (clip, and nothing else); defaults to ``GRADHELM_MODE``.
     run_id, resume, start_step: ``run_id`` is a UUIDv7, made here by default; ``resume=True``
         continues the run of that id; ``start_step`` is the number of the first step.
@@ -84,11 +88,20 @@ def attach(
     if control is not None:
         arguments.instance("control", control, Control, "a gradhelm.Control or None")
     arguments.integer("every", every, 1)
+    arguments.integer("measure_every", measure_every, 0)
     arguments.integer("start_step", start_step, 0)
     chosen = known.mode if mode is None else mode
     if chosen not in settings.MODES:
         raise ValueError(f"mode is {mode!r}; accepted: {', '.join(map(repr, settings.MODES))}")
-    planned = plan(model, optimizer, max_norm, clip, start_step=start_step, every=every)
+    planned = plan(
+        model,
+        optimizer,
+        max_norm,
+        clip,
+        start_step=start_step,
+        every=every,
+        measure_every=measure_every,
+    )
     rank, ranks = _rank()
     limits, levers = _levers(planned, control, known.control, ranks)
     url = arguments.server(known.server if server is None else server)

@@ -42,8 +42,11 @@ BLOCKS: Final = frozenset(
 )
 """What the names of columns begin with; no stream may be called so."""
 
-MAX_WATCHED: Final = MAX_COLUMNS - 512
-"""Parameters of one run; the rest of the columns is for scalars."""
+RESERVED: Final = frozenset({"clip_share"})
+"""Beside the run's columns, names that nobody may log under: others take them for such."""
+
+MAX_OWN: Final = MAX_COLUMNS - 512
+"""Columns that a run's own layout may have; the rest is for what the script logs."""
 
 
 class Layout:
@@ -84,8 +87,6 @@ class Layout:
                 )
                 for target in targets
             ]
-        # Nobody may log under the name of a column, nor under one that others take to be one.
-        self.names = frozenset(column.name for column in self.columns) | {"clip_share"}
 
 
 def choose(
@@ -143,15 +144,10 @@ def _targets(model: nn.Module, names: Iterable[str], parameters: Iterable[Tensor
             mask = f"{name.removesuffix('_orig')}_mask"
             if name.endswith("_orig") and hasattr(module, mask):
                 masks[id(parameter)] = partial(getattr, module, mask)
-    targets = [
+    return [
         Target(name, p, id(p) in sparse, masks.get(id(p)))
         for name, p in zip(_distinct(names), parameters, strict=True)
     ]
-    if len(targets) > MAX_WATCHED:
-        raise ValueError(
-            f"model has {len(targets)} parameters; a run watches at most {MAX_WATCHED}"
-        )
-    return targets
 
 
 def _distinct(names: Iterable[str]) -> Iterator[str]:

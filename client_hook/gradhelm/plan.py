@@ -18,7 +18,8 @@ from .arguments import instance
 from .clip import GlobalNorm, Strategy, Target
 from .clip.divide import divided
 from .clip.norm import Observe
-from .layout import BLOCKS, choose
+from .layout import BLOCKS, MAX_OWN, choose
+from .measures import Measures
 from .stream import Stream
 
 Optimizers: TypeAlias = (
@@ -51,6 +52,7 @@ def plan(
     *,
     start_step: int,
     every: int,
+    measure_every: int,
 ) -> list[Planned]:
     """The streams, in order, the run's own first.
 
@@ -71,10 +73,28 @@ def plan(
         if len(optimizers) > 1:
             inbackward.check(strategy)
         strategy.bind(targets, optimizers[0] if len(optimizers) == 1 else None)
+        wire_name = name if planned else None
+        if measure_every and len(optimizers) > 1:
+            raise ValueError("measure_every cannot be used with optimizers inside backward")
+        measures = None
+        if measure_every:
+            measures = Measures(targets, optimizers[0] if optimizers else None, wire_name)
         stream = Stream(
-            name if planned else None, targets, strategy, start_step=start_step, every=every
+            wire_name,
+            targets,
+            strategy,
+            start_step=start_step,
+            every=every,
+            measures=measures,
+            measure_every=measure_every,
         )
         planned.append(Planned(name, stream, optimizers))
+    columns = sum(len(one.stream.columns) for one in planned)
+    if columns > MAX_OWN:
+        raise ValueError(
+            f"model makes {columns} columns with this clip and measure_every; at most {MAX_OWN} "
+            "are one run's"
+        )
     return planned
 
 

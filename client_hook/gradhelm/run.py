@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .cargo import Cargo, Lane
 from .control import Steering
+from .layout import RESERVED
 from .link import Link
 from .notice import Notices, logger
 from .ring import Group
@@ -97,6 +98,7 @@ class Run:
                 "attach(model) without an optimizer"
             )
         stream = self._first
+        stream.measured()  # the loop's own step came after the last clip
         stream.boundary()
         outcome = stream.clip()
         stream.forget_hidden()
@@ -187,16 +189,16 @@ class Run:
         lanes = []
         numbers = 0
         for stream in self.streams.values():
-            columns = stream.layout.columns
-            starts = range(0, len(columns), MAX_GROUP)
-            groups = [
-                Group(number, start, min(start + MAX_GROUP, len(columns)))
-                for number, start in enumerate(starts, numbers)
-            ]
-            numbers += len(groups)
-            lanes.append(Lane(stream.record(), groups, columns, stream.name))
-        names = frozenset[str]().union(*(stream.layout.names for stream in self.streams.values()))
-        self._scalars = Scalars(self._notices, names, numbers)
+            for ring, columns in stream.record():
+                starts = range(0, len(columns), MAX_GROUP)
+                groups = [
+                    Group(number, start, min(start + MAX_GROUP, len(columns)))
+                    for number, start in enumerate(starts, numbers)
+                ]
+                numbers += len(groups)
+                lanes.append(Lane(ring, groups, columns, stream.name))
+        names = {column.name for lane in lanes for column in lane.columns} | RESERVED
+        self._scalars = Scalars(self._notices, frozenset(names), numbers)
         cargo = Cargo(lanes, self._scalars, self._steering, self._beat)
         self._link = Link(server, token, hello, cargo, self._notices)
         self._link.start()

@@ -99,6 +99,7 @@ class Stepper:
         if self._outer is not None and _runs_inside(frame, self._outer):
             return None
         self._outer = frame
+        self.stream.measured(taken=False)  # left over from a step that raised
         self._restore(optimizer)
         self._adopt(optimizer)
         self.stream.boundary()
@@ -120,6 +121,7 @@ class Stepper:
     ) -> None:
         if sys._getframe(1) is self._outer:
             self._outer = None
+            self.stream.measured()
             self._restore(optimizer)
 
     def _step(self, optimizer: optim.Optimizer, *, count: bool = True) -> None:

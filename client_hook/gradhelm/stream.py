@@ -16,9 +16,11 @@ from .clip import Gradients, Outcome, Strategy, Target
 from .clip.norm import Observe
 from .control import Steering
 from .layout import Layout
+from .measures import Measures
 from .notice import Notices
 from .recorder import Recorder
 from .ring import Ring
+from .wire import Column
 
 SAMPLED: Final = 10
 """Where the norm after clipping costs a pass, it is measured on every tenth step only."""
@@ -38,6 +40,8 @@ class Stream:
         *,
         start_step: int,
         every: int,
+        measures: Measures | None = None,
+        measure_every: int = 0,
     ) -> None:
         self.name: Final = name
         self.strategy: Final = strategy
@@ -49,7 +53,9 @@ class Stream:
         self.settle: Callable[[], None] | None = None
         self.recorder: Recorder | None = None
         self.ring: Ring | None = None
+        self.measures: Final = measures
         self._every = every
+        self._measure_every = measure_every
         self._targets = list(targets)
         self._parameters = [target.parameter for target in targets]
         self._steering: Steering | None = None
@@ -68,6 +74,11 @@ class Stream:
     def last_step(self) -> int | None:
         """The number of the step last taken."""
         return self.step - 1 if self.step > self.first_step else None
+
+    @property
+    def columns(self) -> list[Column]:
+        """All columns of the stream."""
+        return self.layout.columns + ([] if self.measures is None else self.measures.columns)
 
     def next_step(self) -> int:
         """The number of the next step."""
@@ -93,11 +104,15 @@ class Stream:
         self._steering = steering
         self._notices = notices
 
-    def record(self) -> Ring:
-        """Starts recording; returns the ring that the rows go into."""
+    def record(self) -> list[tuple[Ring, list[Column]]]:
+        """Starts recording; returns the rings that rows go into, and their columns."""
         self.ring = Ring(len(self.layout.columns))
         self.recorder = Recorder(self.layout, self.ring, self._every)
-        return self.ring
+        rings = [(self.ring, self.layout.columns)]
+        if self.measures is not None:
+            self.measures.ring = Ring(len(self.measures.columns))
+            rings.append((self.measures.ring, self.measures.columns))
+        return rings
 
     def end(self, *, forget: bool) -> None:
         """Stops recording; clipping goes on. ``forget``: nobody will read what was recorded."""
@@ -106,6 +121,8 @@ class Stream:
         self.closed = True
         if forget:
             self.recorder = self.ring = None
+            if self.measures is not None:
+                self.measures.ring = None
 
     # -- for the steps ----------------------------------------------------------------------------
 
@@ -131,20 +148,49 @@ class Stream:
             if isinstance(self.strategy, Observe) and self.strategy.threshold is None:
                 try:
                     grads = self._gradients(places)
-                    return None if grads is None else self.strategy.clip(grads)
+                    if grads is None:
+                        return None
+                    self._measure(grads)
+                    return self.strategy.clip(grads)
                 except Exception as error:
                     self._notices.fault("observing", error)
                     return None
             grads = self._gradients(places)
             if grads is None:
                 return None
+            self._measure(grads)
             outcome = self.strategy.step(grads)
             if outcome.skipped:
                 self._hide(grads)
+                self.measured(taken=False)
             elif outcome.post_norm is None and self.recorder and self.step % SAMPLED == 0:
                 after = Gradients(grads.tensors, grads.parameters).global_norm
                 outcome = outcome._replace(post_norm=after.item())
         return outcome
+
+    def _measure(self, grads: Gradients) -> None:
+        """Before a step that is to be measured."""
+        measures = self.measures
+        if measures is None or measures.ring is None or self.closed:
+            return
+        if self.step % self._measure_every == 0:
+            try:
+                measures.begin(self.step, grads)
+            except Exception as error:
+                self._notices.fault("measuring", error)
+
+    def measured(self, *, taken: bool = True) -> None:
+        """After a step, whether it was to be measured or not."""
+        if self.measures is None:
+            return
+        try:
+            if taken and not self.closed:
+                with torch.no_grad():
+                    self.measures.finish(self.version)
+            else:
+                self.measures.cancel()
+        except Exception as error:
+            self._notices.fault("measuring", error)
 
     def _gradients(self, places: Sequence[int] | None) -> Gradients | None:
         if places is None:
