@@ -71,7 +71,9 @@ def messages(union: object) -> str:
 
 def parts() -> str:
     """The structs that messages are made of."""
-    return "\n\n".join(section(kind) for kind in (wire.Column, wire.Rule, wire.Limit, wire.Limits))
+    return "\n\n".join(
+        section(kind) for kind in (wire.Column, wire.Rule, wire.Coded, wire.Limit, wire.Limits)
+    )
 
 
 def section(kind: type[msgspec.Struct]) -> str:

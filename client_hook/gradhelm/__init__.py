@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from .control import Control as Control
     from .hook import attach as attach
     from .run import Run as Run
+    from .verification import verify as verify
 
-_HOMES = {"attach": ".hook", "Run": ".run", "Control": ".control"}
+_HOMES = {"attach": ".hook", "Run": ".run", "Control": ".control", "verify": ".verification"}
 
-__all__ = ["Control", "Run", "__version__", "attach", "clip", "errors"]
+__all__ = ["Control", "Run", "__version__", "attach", "clip", "errors", "verify"]
 
 
 def __getattr__(name: str) -> Any:

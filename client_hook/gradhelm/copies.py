@@ -8,13 +8,14 @@ them.
 from __future__ import annotations
 
 import weakref
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
 import torch
 from torch import optim
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from .notice import logger
+from .steps import before_each
 
 STEPS: Final = 3
 """Steps that a look-alike takes, while the attached optimizer takes none, before it is told."""
@@ -37,7 +38,7 @@ _at: weakref.WeakKeyDictionary[optim.Optimizer, Attached] = weakref.WeakKeyDicti
 _steppers: weakref.WeakSet[Attached] = weakref.WeakSet()
 # Of look-alikes: what the attached one had taken when it was last seen to move, and their own.
 _lookalikes: weakref.WeakKeyDictionary[optim.Optimizer, list[int]] = weakref.WeakKeyDictionary()
-_watching: list[Any] = []
+_watching: list[Callable[[], None]] = []
 
 
 def watch(optimizer: optim.Optimizer, stepper: Attached) -> None:
@@ -45,17 +46,15 @@ def watch(optimizer: optim.Optimizer, stepper: Attached) -> None:
     _at[optimizer] = stepper
     _steppers.add(stepper)
     if not _watching:
-        _watching.append(register_optimizer_step_pre_hook(_before_any))
+        _watching.append(before_each(_before_any))
 
 
-def _before_any(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """Before each step of every optimizer in the process."""
+def _before_any(optimizer: optim.Optimizer) -> None:
     stepper = _at.get(optimizer)
     if stepper is None:
-        for other in _steppers:
-            if not other.over and other.looks_like(optimizer):
-                _seen(optimizer, other)
-                return
+        alike = [s for s in _steppers if not s.over and s.looks_like(optimizer)]
+        if alike:
+            _seen(optimizer, sum(stepper.taken for stepper in alike))
     elif not stepper.over and stepper.lost(optimizer):
         stepper.hook(optimizer)
         logger.warning(
@@ -65,10 +64,11 @@ def _before_any(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> None:
         )
 
 
-def _seen(optimizer: optim.Optimizer, original: Attached) -> None:
-    known = _lookalikes.setdefault(optimizer, [original.taken, 0])
-    if known[0] != original.taken:  # both are at work: two optimizers that happen to be alike
-        known[:] = [original.taken, 0]
+def _seen(optimizer: optim.Optimizer, taken: int) -> None:
+    """A step of one that looks like attached ones, which took ``taken`` steps so far."""
+    known = _lookalikes.setdefault(optimizer, [taken, 0])
+    if known[0] != taken:  # both are at work: two optimizers that happen to be alike
+        known[:] = [taken, 0]
         return
     known[1] += 1
     if known[1] == STEPS:

@@ -22,13 +22,22 @@ from .stream import Stream
 _steppers: weakref.WeakKeyDictionary[optim.Optimizer, Stepper] = weakref.WeakKeyDictionary()
 
 
+def is_attached(optimizer: optim.Optimizer) -> bool:
+    """Whether a run that is not closed clips at this optimizer's steps."""
+    found = _steppers.get(optimizer)
+    return found is not None and not found.stream.closed
+
+
+def attached(run: str) -> list[optim.Optimizer]:
+    """The optimizers of the run of this id."""
+    return [optimizer for optimizer, stepper in _steppers.items() if stepper.run == run]
+
+
 def free(optimizer: optim.Optimizer) -> None:
     """Raises ValueError when ``optimizer`` is attached to a run that is not closed."""
-    stepper = _steppers.get(optimizer)
-    if stepper is not None and not stepper.stream.closed:
-        raise ValueError(
-            f"optimizer is attached to the run {stepper.run} already; close() it first"
-        )
+    if is_attached(optimizer):
+        run = _steppers[optimizer].run
+        raise ValueError(f"optimizer is attached to the run {run} already; close() it first")
 
 
 class Stepper:

@@ -141,6 +141,15 @@ def parser() -> argparse.ArgumentParser:
         add_json(act)
 
     made = add("doctor", doctor, "look for what commonly goes wrong, and say how to mend it")
+    made.add_argument(
+        "--steps", type=_positive, default=20, help="optimizer steps to watch of the script (20)"
+    )
+    made.add_argument(
+        "--script",
+        nargs=argparse.REMAINDER,
+        metavar=("TRAIN.PY", "ARGUMENTS"),
+        help="instead, run a training script for some steps and look at how it clips; comes last",
+    )
     add_json(made)
     return top
 
@@ -298,8 +307,19 @@ def db_current(arguments: argparse.Namespace) -> None:
 
 
 def doctor(arguments: argparse.Namespace) -> None:
-    from .doctor import checks
+    from .doctor import check_script, checks
 
+    if arguments.script is not None:
+        told = check_script(arguments.script, arguments.steps)
+        if arguments.json:
+            commands.print_json({name: told[name] for name in ("steps", "findings", "why")})
+        else:
+            print(told["text"])
+        if told["why"]:
+            raise Failed(told["why"])
+        if told["findings"]:
+            raise Failed(f"{arguments.script[0]}: {len(told['findings'])} findings")
+        return
     found = checks()
     if arguments.json:
         commands.print_json({"checks": [check._asdict() for check in found]})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
+import subprocess
 import sys
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from gradhelm import __version__
 from gradhelm.settings import data_directory
@@ -87,3 +90,28 @@ def _server() -> list[Check]:
             "install the same version on both sides",
         ),
     ]
+
+
+def check_script(command: list[str], steps: int) -> dict[str, Any]:
+    """Runs a training script with its arguments for ``steps`` optimizer steps, watched.
+
+    Returns ``steps``, ``findings``, ``why`` it ended early and all of it as ``text``. The script
+    reports to no server meanwhile. Raises Failed when it cannot be run.
+    """
+    if not command:
+        raise Failed("--script needs the path of a training script")
+    if not Path(command[0]).is_file():
+        raise Failed(f"there is no script {command[0]}")
+    if importlib.util.find_spec("torch") is None:
+        raise Failed("--script needs torch: pip install torch")
+    done = subprocess.run(
+        [sys.executable, "-m", "gradhelm.verification", str(steps), *command],
+        env={**os.environ, "GRADHELM_MODE": "disabled"},
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    try:
+        told: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        raise Failed(f"{command[0]} ended with code {done.returncode} and told nothing") from None
+    return told
