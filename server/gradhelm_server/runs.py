@@ -364,7 +364,7 @@ def _shown(connection: Connection, row: Row[Any], now: float, patience: Patience
         "threshold_name": row.threshold_name,
         "threshold": row.threshold,
         "coded": own_of(row).values,
-        "streams": json.loads(row.streams),
+        "streams": _streams(connection, row),
         "first_step": row.first_step,
         "last_step": row.last_step,
         "steps": row.steps,
@@ -387,6 +387,15 @@ def _shown(connection: Connection, row: Row[Any], now: float, patience: Patience
         "hook": row.hook,
         "stats": json.loads(row.stats),
     }
+
+
+def _streams(connection: Connection, row: Row[Any]) -> list[dict[str, Any]]:
+    """The optimizers of a run that has several, the first first, with the steps of each."""
+    shown = []
+    for number, name in enumerate(json.loads(row.streams)):
+        first, last = extent(connection, row, name if number else "")
+        shown.append({"name": name, "first_step": first, "last_step": last})
+    return shown
 
 
 def _reason(row: Row[Any], status: str) -> str | None:

@@ -95,7 +95,7 @@ def test_two_optimizers_are_two_streams_of_one_run(server: Running) -> None:
     heat = server.get(f"runs/{run.id}/heatmap", stream="disc", points=500)
     assert np.array(heat["values"]).shape == (4, 200)
     shown = server.get(f"runs/{run.id}")
-    assert (shown["streams"], shown["steps"], shown["strategy"]) == (
+    assert ([s["name"] for s in shown["streams"]], shown["steps"], shown["strategy"]) == (
         ["gen", "disc"],
         40,
         "GlobalNorm",

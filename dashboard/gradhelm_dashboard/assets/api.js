@@ -40,7 +40,7 @@ function query(values) {
 export const getServer = () => json("/server");
 export const getRuns = (values) => json(`/runs${query(values)}`);
 export const getRun = (id) => json(run(id));
-export const getParameters = async (id) => (await json(`${run(id)}/parameters`)).parameters;
+export const getParameters = async (id, values = {}) => (await json(`${run(id)}/parameters${query(values)}`)).parameters;
 export const getEvents = async (id, values = { limit: 200 }) => (await json(`${run(id)}/events${query(values)}`)).events;
 export const getControl = (id) => json(`${run(id)}/control`);
 export const getHistory = async (id) => (await json(`${run(id)}/control/history`)).versions;
@@ -55,12 +55,12 @@ export async function getHeatmap(id, values) {
   return readHeatmap(await answer.arrayBuffer(), answer.headers);
 }
 
-/** Replaces the run's own rule, if it is still at `version`. */
-export function putControl(id, version, values, reason) {
+/** Replaces one rule, that of `match` (null: for all parameters) and `stream`, if the document is still at `version`. */
+export function putControl(id, version, { match, stream }, values, reason) {
   return json(`${run(id)}/control`, {
     method: "PUT",
     headers: { "Content-Type": "application/json", "If-Match": `"${version}"` },
-    body: JSON.stringify({ ...values, match: null, reason }),
+    body: JSON.stringify({ ...values, match, stream, reason }),
   });
 }
 

@@ -18,21 +18,57 @@ export class Panel {
   #message = null;
   #limits = "";
   #shownVersion = null;
+  #match = undefined;
 
-  /** `on`: {norms() → last 500 norms, clipped() → how many of them were, proposed(value | null)}. */
-  constructor(id, on) {
+  /**
+   * `stream`: the optimizer whose rules are shown, null for the run's first.
+   * `on`: {norms() → last 500 norms, clipped() → how many of them were, proposed(value | null)}.
+   */
+  constructor(id, stream, on) {
     this.id = id;
+    this.stream = stream;
     this.on = on;
     this.refreshHistory();
   }
 
+  /** The rules of the optimizer that is shown: one for all parameters, or one for each pattern. */
+  get rules() {
+    return (this.control?.rules ?? []).filter((rule) => rule.stream === this.stream);
+  }
+
+  /** The one that is being steered. */
+  get rule() {
+    const { rules } = this;
+    return rules.find((rule) => rule.match === this.#match) ?? rules.find((rule) => rule.threshold_name) ?? rules[0] ?? null;
+  }
+
   get name() {
-    return this.control?.threshold_name ?? null;
+    return this.rule?.threshold_name ?? null;
   }
 
   /** The value in force, as the trainer reported it. */
   get applied() {
-    return this.control?.applied?.values?.[this.name] ?? this.run?.threshold ?? this.run?.coded?.[this.name] ?? null;
+    return this.rule?.applied?.[this.name] ?? this.run?.threshold ?? this.rule?.coded?.[this.name] ?? null;
+  }
+
+  /** Another rule is to be steered. */
+  choose(match) {
+    this.#match = match;
+    this.reset();
+  }
+
+  /** The choice of the rule, where there are several. */
+  #choices() {
+    const { rules } = this;
+    const place = $("threshold-rule");
+    show("threshold-rule-field", rules.length > 1);
+    const key = JSON.stringify(rules.map((rule) => [rule.match, rule.strategy]));
+    if (place && place.dataset.key !== key) {
+      place.dataset.key = key;
+      place.replaceChildren(...rules.map((rule, i) => make("option", { value: String(i) }, `${rule.match ?? "all parameters"} (${rule.strategy})`)));
+      place.onchange = () => this.choose(this.rules[Number(place.value)].match);
+    }
+    if (place && rules.length > 1) place.value = String(rules.indexOf(this.rule));
   }
 
   setRun(run) {
@@ -67,7 +103,7 @@ export class Panel {
   }
 
   #edited(control) {
-    const value = control.desired?.[this.name];
+    const value = ruleIn(control, this.rule)?.desired?.[this.name];
     return this.proposed !== null && value !== undefined && this.proposed !== value;
   }
 
@@ -104,7 +140,7 @@ export class Panel {
   /** Back to what was asked for last. */
   reset() {
     this.#message = null;
-    const desired = this.control?.status === "rejected" ? undefined : this.control?.desired?.[this.name];
+    const desired = this.control?.status === "rejected" ? undefined : this.rule?.desired?.[this.name];
     this.#propose(tidy(desired ?? this.applied), "reset");
   }
 
@@ -114,12 +150,12 @@ export class Panel {
     // The field itself, and not what has come through from it: Enter may be faster.
     const value = typed === undefined || typed === "" ? null : Number(typed);
     if (this.#why() !== null || this.busy) return;
-    const limit = this.control.limits?.[this.name];
+    const limit = this.rule.limits?.[this.name];
     if (value === null || Number.isNaN(value)) return this.#tell("bad", "Type a number first.");
     if (limit && (value < limit.min || value > limit.max)) {
       return this.#tell("bad", `The trainer accepts ${numbers.threshold(limit.min)} to ${numbers.threshold(limit.max)}.`);
     }
-    const desired = this.control.desired?.[this.name];
+    const desired = this.rule.desired?.[this.name];
     if (value === desired && this.control.status !== "rejected") {
       return this.#tell("info", `${numbers.threshold(value)} is what the run has already.`);
     }
@@ -130,7 +166,7 @@ export class Panel {
     this.render();
     try {
       const reason = (window.gradhelmControls.get("threshold-reason") ?? $("threshold-reason")?.value ?? "").trim().slice(0, 500);
-      const answer = await putControl(this.id, this.control.version, { [this.name]: value }, reason);
+      const answer = await putControl(this.id, this.control.version, this.rule, { [this.name]: value }, reason);
       this.#sent = { version: answer.version, at, took: null };
       setProps("threshold-reason", { value: "" });
       this.busy = false;
@@ -150,7 +186,7 @@ export class Panel {
       this.#shownVersion = current.version;
       this.control = current;
       this.proposed = value;
-      const now = numbers.threshold(current.desired?.[this.name]);
+      const now = numbers.threshold(this.rule?.desired?.[this.name]);
       this.#tell("bad", `Somebody set it to ${now} meanwhile. Apply again to replace that by ${numbers.threshold(value)}.`);
       this.refreshHistory();
     } else if (error.status === 422) {
@@ -174,7 +210,7 @@ export class Panel {
     if (["finished", "failed", "stopped"].includes(run.status)) {
       return `This run has ${{ finished: "finished", failed: "failed", stopped: "been stopped" }[run.status]}; its threshold can no longer move.`;
     }
-    if (!control.threshold_name) {
+    if (!this.name) {
       return sentence(control.why_read_only) ?? "This run has no threshold of its own that could be moved.";
     }
     if (control.read_only) return sentence(control.why_read_only) ?? "The trainer does not let the threshold be moved.";
@@ -184,6 +220,7 @@ export class Panel {
   render() {
     if (!$("threshold-card") || !this.control) return;
     const why = this.#why();
+    this.#choices();
     const closed = $("threshold-closed");
     show(closed, why !== null && why !== "");
     if (why && closed.dataset.text !== why) {
@@ -212,7 +249,7 @@ export class Panel {
   }
 
   #setLimits() {
-    const limit = this.control.limits?.[this.name];
+    const limit = this.rule?.limits?.[this.name];
     const key = JSON.stringify([limit, this.control.factor]);
     if (!limit || key === this.#limits || !window.dash_clientside?.set_props) return;
     this.#limits = key;
@@ -234,7 +271,8 @@ export class Panel {
   whatIf() {
     const place = $("whatif");
     if (!place) return;
-    const norms = this.name === "max_norm" ? this.on.norms() : [];
+    // The norms at hand are those of all parameters together.
+    const norms = this.name === "max_norm" && this.rule.match === null ? this.on.norms() : [];
     show(place, norms.length > 0);
     if (!norms.length) return;
     const now = this.on.clipped();
@@ -282,7 +320,7 @@ export class Panel {
     else if (status === "applied" && applied && version > 0) {
       step = applied.step;
       const took = mine && this.#sent?.took ? `, ${numbers.span(this.#sent.took)}` : "";
-      [tone, text, symbol] = ["ok", `Applied at step ${numbers.count(step)}${took}`, "circle-check"];
+      [tone, text, symbol] = ["ok", `Applied at step ${numbers.count(step)}${this.#ofWhom()}${took}`, "circle-check"];
     } else if (version > 0 && status !== "applied") [tone, text] = ["info", `Last change: ${status}`];
     const key = [tone, text].join();
     attribute(place, "data-step", step === null ? null : String(step));
@@ -292,6 +330,12 @@ export class Panel {
     place.className = tone;
     if (text) place.replaceChildren(icon(symbol), make("span", {}, text));
     else place.replaceChildren();
+  }
+
+  /** Whose step a change took hold at, where that is not plain. */
+  #ofWhom() {
+    const { stream } = this.control;
+    return stream === this.stream || stream === undefined ? "" : ` of ${stream ?? this.run?.streams?.[0]?.name}`;
   }
 
   async refreshHistory() {
@@ -308,13 +352,14 @@ export class Panel {
       make("div", { class: `history ${entry.status}`, title: entry.why ?? null },
         make("span", { class: "num faint" }, entry.step === null || entry.step === undefined ? entry.status : numbers.count(entry.step)),
         make("span", { class: "change" }, `${value(entry.from)} → `, make("b", {}, value(entry.to)),
-          entry.match ? make("span", { class: "mono faint" }, ` ${entry.match}`) : null),
+          entry.match || entry.stream ? make("span", { class: "mono faint" }, ` ${[entry.stream, entry.match].filter(Boolean).join(" ")}`) : null),
         make("span", { class: "faint author" }, entry.author ?? ""),
         entry.reason || (entry.status === "rejected" && entry.why)
           ? make("span", { class: "reason faint" }, entry.status === "rejected" ? entry.why : entry.reason) : null)));
   }
 }
 
+const ruleIn = (control, like) => control.rules?.find((rule) => rule.match === like?.match && rule.stream === like?.stream);
 const round = (value) => Math.round(value * 100) / 100;
 const tidy = (value) => (typeof value === "number" ? Number(value.toPrecision(6)) : null);
 

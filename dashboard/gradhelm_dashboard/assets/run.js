@@ -13,7 +13,7 @@ import { Picker } from "./picker.js";
 import * as numbers from "./numbers.js";
 import { Panel } from "./panel.js";
 import { sparkline } from "./spark.js";
-import { SCALARS, Stream } from "./stream.js";
+import { SCALARS, Stream, seenBy } from "./stream.js";
 import * as views from "./views.js";
 
 const ENDED = ["finished", "failed", "stopped"];
@@ -31,7 +31,9 @@ export async function startRun(id) {
     connection("closed", "Disconnected");
     return setTimeout(() => startRun(id), 3000);
   }
-  return new RunPage(id, run);
+  const names = (run.streams ?? []).map((stream) => stream.name);
+  const wanted = new URLSearchParams(location.search).get("stream");
+  return new RunPage(id, run, names.indexOf(wanted) > 0 ? wanted : null);
 }
 
 /** Instead of the page: what is the matter, and a way on. */
@@ -47,9 +49,11 @@ function state(symbol, title, text) {
 }
 
 class RunPage {
-  constructor(id, run) {
+  /** `optimizer`: the one that is shown, null for the run's first. */
+  constructor(id, run, optimizer) {
     this.id = id;
-    this.run = run;
+    this.optimizer = optimizer;
+    this.run = run = seenBy(run, optimizer);
     show("run-state", false);
     show("run-body", true);
     this.range = null; // a chosen part; null follows the newest steps
@@ -68,7 +72,7 @@ class RunPage {
       cursor: (step) => this.point(step, "map"),
       pick: (row) => this.toggle(row),
     });
-    this.panel = new Panel(id, {
+    this.panel = new Panel(id, optimizer, {
       norms: () => this.recent("global_norm"),
       clipped: () => this.recent("clipped").reduce((sum, value) => sum + (value > 0 ? 1 : 0), 0),
       proposed: (value) => {
@@ -86,10 +90,10 @@ class RunPage {
     this.panel.setRun(run);
     getControl(id).then((control) => this.panel.setControl(control), () => null);
     this.loadEvents();
-    this.stream = new Stream(id, {
+    this.stream = new Stream(id, optimizer, {
       run: (fresh) => this.setRun(fresh),
       control: (control) => this.panel.setControl(control),
-      event: (event) => this.events.add([event]),
+      event: (event) => this.concerns(event) && this.events.add([event]),
       change: () => this.touch(),
       state: (word, attempt) => this.setConnection(word, attempt),
     });
@@ -109,6 +113,7 @@ class RunPage {
         this.touch();
       }
     });
+    this.optimizers();
     $("threshold-apply").addEventListener("click", () => this.panel.apply());
     $("threshold-reset").addEventListener("click", () => this.panel.reset());
     document.addEventListener("keydown", (event) => {
@@ -144,9 +149,28 @@ class RunPage {
     return !this.range && this.control("window-choice", "1000") === "all";
   }
 
+  /** The choice of the optimizer, where there are several; each has an address of its own. */
+  optimizers() {
+    const names = (this.run.streams ?? []).map((stream) => stream.name);
+    const place = $("stream-choice");
+    show("stream-field", names.length > 1);
+    if (names.length < 2) return;
+    place.replaceChildren(...names.map((name) => make("option", { value: name }, name)));
+    place.value = this.optimizer ?? names[0];
+    place.onchange = () => {
+      location.search = place.value === names[0] ? "" : `?${new URLSearchParams({ stream: place.value })}`;
+    };
+  }
+
+  /** Whether an event is one of the optimizer that is shown, or of the run as a whole. */
+  concerns(event) {
+    return ["gap", "status"].includes(event.kind) || (event.stream ?? null) === this.optimizer;
+  }
+
   async loadEvents() {
+    const first = this.run.streams?.[0]?.name;
     try {
-      this.events.add(await getEvents(this.id));
+      this.events.add(await getEvents(this.id, { limit: 200, stream: this.optimizer ?? first }));
     } catch {
       this.events.add([]);
     }
@@ -334,7 +358,7 @@ class RunPage {
     this.fetching = true;
     try {
       const names = rows.map((row) => this.stream.names[row]);
-      const range = { first: low, last: high, points: 1000 };
+      const range = { first: low, last: high, points: 1000, stream: this.optimizer };
       const columns = [...SCALARS, ...names.map((name) => `norm/${name}`)];
       const [series, picture] = await Promise.all([
         getSeries(this.id, columns, range), this.stream.names.length ? getHeatmap(this.id, range) : null,
@@ -442,17 +466,20 @@ class RunPage {
     const finite = norms.filter(Number.isFinite);
     const mean = finite.length ? finite.reduce((a, b) => a + b, 0) / finite.length : run.recent?.mean_norm;
     say("fig-norm-note", mean === null || mean === undefined ? "" : `mean ${numbers.norm(mean)} over ${numbers.count(norms.length || run.recent?.steps)}`);
-    say("fig-threshold-value", run.threshold_name ? numbers.threshold(this.panel.applied ?? run.threshold) : "none");
-    say("fig-threshold-note", run.threshold_name ? `${run.threshold_name}, ${run.strategy ?? ""}` : "observing only");
+    const { rule, rules } = this.panel;
+    const named = rule ? rule.threshold_name : run.threshold_name;
+    const who = rules.length > 1 && rule.match !== null ? rule.match : (rule?.strategy ?? run.strategy ?? "");
+    say("fig-threshold-value", named ? numbers.threshold(this.panel.applied ?? run.threshold) : "none");
+    say("fig-threshold-note", named ? `${named}, ${who}` : "observing only");
     const clips = this.recent("clipped");
     const of = clips.length || run.recent?.steps || 0;
     const clipped = clips.length ? clips.filter((v) => v > 0).length : (run.recent?.clipped ?? 0);
     say("fig-clip-value", of ? numbers.percent(clipped / of) : "–");
     $("fig-clip-value").classList.toggle("clip-text", of > 0 && clipped / of >= 0.05);
     say("fig-clip-note", of ? `${numbers.count(clipped)} of ${numbers.count(of)} steps` : "");
-    say("fig-nonfinite-value", numbers.count(run.nonfinite ?? 0));
+    say("fig-nonfinite-value", run.nonfinite === null ? "–" : numbers.count(run.nonfinite ?? 0));
     $("fig-nonfinite-value").classList.toggle("bad-text", run.nonfinite > 0);
-    say("fig-nonfinite-note", run.nonfinite ? `${numbers.count(run.recent?.nonfinite ?? 0)} in the last ${numbers.count(run.recent?.steps ?? 500)}` : "none this run");
+    say("fig-nonfinite-note", run.nonfinite === null ? "counted for the first optimizer" : run.nonfinite ? `${numbers.count(run.recent?.nonfinite ?? 0)} in the last ${numbers.count(run.recent?.steps ?? 500)}` : "none this run");
     const losses = this.recent("loss");
     show("fig-loss", losses.length > 0);
     if (losses.length) {

@@ -31,9 +31,13 @@ export class Stream {
   #ranges = [];
   #widen = false;
 
-  /** `on`: {run, control, event, change (anything to draw), state}. */
-  constructor(id, on) {
+  /**
+   * `optimizer`: the name of the one that is shown, null for the run's first.
+   * `on`: {run, control, event, change (anything to draw), state}.
+   */
+  constructor(id, optimizer, on) {
     this.id = id;
+    this.optimizer = optimizer;
     this.on = on;
     this.live = new Live(id, {
       message: (message) => this.#message(message),
@@ -56,8 +60,8 @@ export class Stream {
   #message(message) {
     switch (message.type) {
       case "run":
-        this.run = message.run;
-        this.on.run(message.run);
+        this.run = seenBy(message.run, this.optimizer);
+        this.on.run(this.run);
         if (!this.hello) {
           this.hello = true;
           this.#catchUp();
@@ -66,7 +70,7 @@ export class Stream {
       case "columns":
         for (const column of message.columns) {
           this.#columns.set(column.index, column);
-          if (column.kind === "norm" && this.caughtUp && !this.#rows.has(column.name)) this.#widen = true;
+          if (column.kind === "norm" && this.caughtUp && this.#own(column) && !this.#rows.has(column.name)) this.#widen = true;
         }
         this.#layouts.forEach((layout) => (layout.targets = null));
         if (this.#widen) this.#learn();
@@ -94,7 +98,7 @@ export class Stream {
   }
 
   async #parameters() {
-    const parameters = await getParameters(this.id);
+    const parameters = await getParameters(this.id, { stream: this.optimizer });
     this.names = parameters.map((parameter) => parameter.name);
     this.#rows = new Map(parameters.map((parameter, row) => [parameter.column ?? `norm/${parameter.name}`, row]));
     if (this.names.length !== this.matrix.rows) {
@@ -132,8 +136,8 @@ export class Stream {
     let from = first ?? (known === null || this.run.last_step - known > room ? -room : known + 1);
     if (first === undefined && known !== null && from > this.run.last_step) return;
     if (last !== undefined && last - from >= room) from = last - room + 1;
-    const range = { first: from, last, points: 4096 };
-    const logged = [...this.#columns.values()].some((column) => column.name === LOSS);
+    const range = { first: from, last, points: 4096, stream: this.optimizer };
+    const logged = !this.optimizer && [...this.#columns.values()].some((column) => column.name === LOSS);
     const scalars = logged ? [...SCALARS, LOSS] : SCALARS;
     const [series, picture] = await Promise.all([
       getSeries(this.id, scalars, range),
@@ -164,6 +168,10 @@ export class Stream {
     }
   }
 
+  #plain(name) {
+    return this.optimizer ? name.slice(this.optimizer.length + 1) : name;
+  }
+
   #frame(buffer) {
     this.frames++;
     if (this.#waiting) {
@@ -174,16 +182,25 @@ export class Stream {
     this.on.change();
   }
 
+  /** Whether a column is one of the optimizer that is shown; what is logged is counted by the first one's steps. */
+  #own({ name, kind }) {
+    if (this.optimizer) return kind !== "log" && name.startsWith(`${this.optimizer}/`);
+    const others = (this.run?.streams ?? []).slice(1);
+    return kind === "log" || !others.some((stream) => name.startsWith(`${stream.name}/`));
+  }
+
   #apply(buffer) {
     const layout = this.#layouts.get(frameHeader(buffer).layout);
     if (!layout) return;
     layout.targets ??= layout.columns.map((index) => {
       const column = this.#columns.get(index);
-      if (!column) return null;
+      // Details of parameters and rules are asked for when they are looked at.
+      if (!column || column.kind === "detail" || !this.#own(column)) return null;
       const row = this.#rows.get(column.name);
-      return row === undefined ? this.matrix.scalar(column.name) : row;
+      return row === undefined ? this.matrix.scalar(this.#plain(column.name)) : row;
     });
     const { targets } = layout;
+    if (targets.every((target) => target === null)) return;
     const { matrix } = this;
     const frame = readFrame(buffer, targets.length);
     for (let i = 0; i < frame.n; i++) {
@@ -204,4 +221,12 @@ export class Stream {
       this.latency = this.latency === null ? now : this.latency * 0.9 + now * 0.1;
     }
   }
+}
+
+/** A run as the optimizer called so sees it: with its steps, and without the first one's counts. */
+export function seenBy(run, optimizer) {
+  if (!optimizer) return run;
+  const own = (run.streams ?? []).find((stream) => stream.name === optimizer) ?? {};
+  const counts = { skipped: 0, nonfinite: null, global_norm: null, recent: {}, threshold: null, steps_per_second: null, total_steps: null };
+  return { ...run, ...counts, first_step: own.first_step ?? null, last_step: own.last_step ?? null };
 }

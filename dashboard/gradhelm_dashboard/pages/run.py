@@ -68,12 +68,24 @@ def _title() -> Component:
                     ),
                 ]
             ),
-            html.Button(
-                [icon("pause"), html.Span("Pause view")],
-                id="pause-view",
-                type="button",
-                className="button",
-                **aria(pressed="false"),
+            html.Div(
+                [
+                    # Only for a run with several optimizers.
+                    html.Label(
+                        ["Optimizer", html.Select(id="stream-choice", className="field")],
+                        id="stream-field",
+                        className="chooser",
+                        hidden=True,
+                    ),
+                    html.Button(
+                        [icon("pause"), html.Span("Pause view")],
+                        id="pause-view",
+                        type="button",
+                        className="button",
+                        **aria(pressed="false"),
+                    ),
+                ],
+                className="choices",
             ),
         ],
         className="title-line",
@@ -221,6 +233,13 @@ def _threshold() -> Component:
                 html.Span("", id="threshold-kind", className="tag", hidden=True),
             ],
             className="card-head",
+        ),
+        # Only for a run whose clip has several rules.
+        html.Label(
+            ["Applies to", html.Select(id="threshold-rule", className="field")],
+            id="threshold-rule-field",
+            className="chooser",
+            hidden=True,
         ),
         html.Div(id="threshold-closed", className="closed", hidden=True, role="status"),
         html.Div(
