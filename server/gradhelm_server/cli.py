@@ -103,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("run", metavar="RUN", help="id, unique prefix of it, or exact name")
     made.add_argument("values", metavar="NAME=VALUE", nargs="+", type=_assignment)
     made.add_argument("--match", metavar="PATTERN", help="the rule of this pattern")
+    made.add_argument("--stream", metavar="NAME", help="of several optimizers (the first)")
     made.add_argument("--reason", default="", help="why, for the history")
     made.add_argument("--wait", action="store_true", help="until the trainer has applied it")
     made.add_argument("--timeout", type=float, default=60.0, help="of --wait, s (%(default)s)")
@@ -112,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("run", metavar="RUN", help="id, unique prefix of it, or exact name")
     made.add_argument("-n", "--steps", type=_positive, default=10, help="steps to begin with")
     made.add_argument("--columns", default="global_norm,threshold,clip_coef", help="%(default)s")
+    made.add_argument("--stream", metavar="NAME", help="of several optimizers (the first)")
     add_json(made)
 
     made = add("token", lambda _: None, "make, list and revoke API tokens")

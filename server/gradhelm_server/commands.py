@@ -63,22 +63,14 @@ def show(arguments: argparse.Namespace) -> None:
         return
     recent = run["recent"]
     reason = f" ({_safe(run['status_reason'])})" if run["status_reason"] else ""
-    threshold = f"{run['threshold_name']} = {_number(run['threshold'])}"
-    limits = control["limits"].get(run["threshold_name"]) if control["limits"] else None
     rows = [
         ("run", f"{_safe(run['name'])}  {run['id']}"),
         ("page", f"{client.server}/runs/{run['id']}"),
         ("project", _safe(run["project"])),
         ("status", run["status"] + reason),
         ("steps", f"{run['steps']:,} recorded, newest {_count(run['last_step'])}"),
-        ("strategy", _safe(run["strategy"])),
-        ("threshold", threshold if run["threshold_name"] else "none: observing only"),
-        (
-            "may be set",
-            f"{limits['min']:g} to {limits['max']:g}"
-            if limits
-            else f"no: {_safe(control['why_read_only'] or 'read-only')}",
-        ),
+        *(("strategy" if n == 0 else "", _rule(rule)) for n, rule in enumerate(control["rules"])),
+        *([("may be set", f"no: {_safe(why)}")] if (why := control["why_read_only"]) else []),
         ("global norm", _number(run["global_norm"])),
         ("clipped", f"{_share(run['clip_fraction'])} of all steps"),
         ("non-finite", f"{run['nonfinite']:,} steps"),
@@ -92,6 +84,7 @@ def show(arguments: argparse.Namespace) -> None:
             f"{k} {_number(version['from'].get(k))} → {_number(v)}"
             for k, v in version["to"].items()
         )
+        values = " ".join(filter(None, (version["stream"], version["match"], values)))
         step = f" at step {version['step']:,}" if version["step"] is not None else ""
         print(
             f"version {version['version']:<4} {values}  {version['status']}{step}, "
@@ -99,12 +92,31 @@ def show(arguments: argparse.Namespace) -> None:
         )
 
 
+def _rule(rule: dict[str, Any]) -> str:
+    """One strategy in a line: for what, its threshold in force, and what it may be set to."""
+    name = rule["threshold_name"]
+    limit = rule["limits"].get(name)
+    where = " ".join(_safe(part) for part in (rule["stream"], rule["match"]) if part)
+    words = [f"{where}:" if where else "", _safe(rule["strategy"])]
+    if name is None:
+        words.append("without a threshold")
+    else:
+        words.append(f"{name} = {_number(rule['applied'].get(name))}")
+        words.append(f"({limit['min']:g} to {limit['max']:g} may be set)" if limit else "")
+    return " ".join(filter(None, words))
+
+
 def set_threshold(arguments: argparse.Namespace) -> None:
     client = Client.here()
     run = client.find(arguments.run)
     path = f"runs/{run['id']}/control"
     etag = client.ask("GET", path).etag or ""
-    body = {**dict(arguments.values), "match": arguments.match, "reason": arguments.reason}
+    body = {
+        **dict(arguments.values),
+        "match": arguments.match,
+        "stream": arguments.stream,
+        "reason": arguments.reason,
+    }
     document = client.ask("PUT", path, body=body, headers={"If-Match": etag}).body
     version = document["version"]
     if arguments.wait:
@@ -144,6 +156,8 @@ def tail(arguments: argparse.Namespace) -> None:
         print(f"{'step':>10}  " + "  ".join(f"{name:>{width}}" for name in names))
     while True:
         query = {"columns": arguments.columns, "first": first, "points": 20_000}
+        if arguments.stream is not None:
+            query["stream"] = arguments.stream
         columns = client.ask("GET", f"runs/{run['id']}/series", query=query).body["columns"]
         rows: dict[int, dict[str, float | None]] = {}
         for name in names:
