@@ -166,7 +166,9 @@ def _strategy(max_norm: object, clip: object) -> Strategy:
 
 
 def _limits(control: Control, strategy: Strategy, allowed: bool, ranks: int) -> Limits:
-    limits = control.limits(strategy.threshold_name, strategy.threshold)
+    name = strategy.threshold_name
+    # Not the threshold in force: an adaptive one's comes from norms, and there are none yet.
+    limits = control.limits(name, None if name is None else strategy.parameters.get(name))
     if not allowed:
         return Limits(why_not="GRADHELM_CONTROL=off where the trainer runs")
     if ranks > 1:

@@ -4,11 +4,14 @@ Each works without a run: ``GlobalNorm(1.0)(model.parameters())`` clips in place
 norm before clipping. To write one, subclass :class:`Strategy`.
 """
 
+from .adaptive import AdaGC, AutoClip, SkipStep, TargetFraction, ZClip
 from .base import Gradients, Outcome, Strategy, Target
 from .norm import BlockRMS, GlobalNorm, Normalize, PerModuleNorm, PerParameterNorm, SoftNorm
 from .value import Value
 
 __all__ = [
+    "AdaGC",
+    "AutoClip",
     "BlockRMS",
     "GlobalNorm",
     "Gradients",
@@ -16,8 +19,11 @@ __all__ = [
     "Outcome",
     "PerModuleNorm",
     "PerParameterNorm",
+    "SkipStep",
     "SoftNorm",
     "Strategy",
     "Target",
+    "TargetFraction",
     "Value",
+    "ZClip",
 ]
