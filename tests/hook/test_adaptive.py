@@ -201,7 +201,6 @@ def test_zclip_is_the_papers_algorithm(seed, option, skip):
     norms = stream(seed)
     assert [step(strategy, norm)[1] for norm in norms[:warmup]] == [[n] for n in norms[:warmup]]
     mean, var = statistics.fmean(norms[:warmup]), statistics.pvariance(norms[:warmup])
-    clipped = 0
     for norm in norms[warmup:]:
         std = math.sqrt(var)
         z = (norm - mean) / (std + 1e-6)
@@ -221,8 +220,8 @@ def test_zclip_is_the_papers_algorithm(seed, option, skip):
             new = to if outlier else norm
             mean = alpha * mean + (1 - alpha) * new
             var = alpha * var + (1 - alpha) * (new - mean) ** 2
-        clipped += outlier
     assert (strategy.mean, strategy.var) == pytest.approx((mean, var), rel=1e-9)
+    assert strategy.warmup_norms == []
 
 
 def test_zclips_ceiling_holds_in_the_warm_up_and_after_it():
@@ -276,6 +275,14 @@ def test_adagc_tells_the_threshold_and_the_coefficient_of_each_gradient():
     assert outcome.coefficients.tolist() == [0.5, 1.0]
     assert left == [1.5, None, 4.0]
     assert outcome.changed
+
+
+def test_adagc_holds_a_gradient_that_was_zero_in_the_warm_up_near_zero():
+    strategy = bound(AdaGC(lambda_abs=9, warmup=3), 2)
+    for norm in (0.0, 2.0, 0.0, 0.0):
+        step(strategy, norm, 0.5)
+    _, left = step(strategy, 2.0, 0.5)
+    assert left == pytest.approx([1.05e-8, 0.5])
 
 
 @settings(deadline=None)

@@ -65,11 +65,13 @@ def grads(model: nn.Module) -> list[Tensor]:
     return [p.grad for p in model.parameters() if p.grad is not None]
 
 
-def close(ours: list[Tensor], theirs: list[Tensor], before: list[Tensor]) -> None:
-    """Equal but for rounding, measured by the largest gradient of the step."""
+def close(
+    ours: list[Tensor], theirs: list[Tensor], before: list[Tensor], share: float = ROUNDING
+) -> None:
+    """Equal but for rounding: for that share of the largest gradient of the step."""
     largest = max(g.abs().max().item() for g in before)
     for one, other in zip(ours, theirs, strict=True):
-        assert (one - other).abs().max().item() <= ROUNDING * largest
+        assert (one - other).abs().max().item() <= share * largest
 
 
 @settings(max_examples=60, deadline=None)
@@ -92,38 +94,69 @@ def test_autoclip_is_pseeths_autoclip(shapes, dtype, seed, percent):
         close(grads(ours), grads(theirs), before)
 
 
+def pair_of_zclips(reach, alpha, warmup, factor, max_norm, option, skip):
+    mode = {"mode": "percentile"} if option == "percentile" else {"clip_option": option}
+    return ZClip(
+        reach, alpha, warmup, factor, max_norm, option, skip_update_on_spike=skip
+    ), ReferenceZClip(
+        alpha, reach, max_norm, 1e-6, warmup, clip_factor=factor, skip_update_on_spike=skip, **mode
+    )
+
+
+# In float64: the rule makes more of a norm's last bit (by 1 / std), and in float32 that bit
+# depends on the order of the sum.
 @settings(max_examples=150, deadline=None)
 @given(
     SHAPES,
-    DTYPES,
     SEEDS,
-    st.floats(min_value=0.5, max_value=3),
-    st.floats(min_value=0.5, max_value=0.99),
-    st.integers(5, 25),
-    st.floats(min_value=0.5, max_value=1),
-    st.sampled_from([None, 0.5, 1.0, 4.0]),
-    st.sampled_from(["adaptive_scaling", "mean", "percentile"]),
-    st.booleans(),
+    st.tuples(
+        st.floats(min_value=0.5, max_value=3),
+        st.floats(min_value=0.5, max_value=0.99),
+        st.integers(5, 25),
+        st.floats(min_value=0.5, max_value=1),
+        st.sampled_from([None, 0.5, 1.0, 4.0]),
+        st.sampled_from(["adaptive_scaling", "mean", "percentile"]),
+        st.booleans(),
+    ),
 )
-def test_zclip_is_zclip(shapes, dtype, seed, reach, alpha, warmup, factor, max_norm, option, skip):
-    ours, theirs = Model(shapes, dtype), Model(shapes, dtype)
-    mode = {"mode": "percentile"} if option == "percentile" else {"clip_option": option}
-    reference = ReferenceZClip(
-        alpha, reach, max_norm, 1e-6, warmup, clip_factor=factor, skip_update_on_spike=skip, **mode
-    )
-    strategy = ZClip(reach, alpha, warmup, factor, max_norm, option, skip_update_on_spike=skip)
+def test_zclip_is_zclip(shapes, seed, options):
+    ours, theirs = Model(shapes, torch.float64), Model(shapes, torch.float64)
+    strategy, reference = pair_of_zclips(*options)
     stream = Stream(ours, theirs, seed)
     for _ in range(60):
         before = stream.give()
         norm = strategy(ours.parameters())
-        assert norm.item() == pytest.approx(reference.step(theirs), rel=ROUNDING)
-        close(grads(ours), grads(theirs), before)
+        assert norm.item() == pytest.approx(reference.step(theirs), rel=1e-13)
+        close(grads(ours), grads(theirs), before, 1e-13)
         assert (strategy.mean is not None) == reference.initialized
         if strategy.mean is not None:
-            found = (strategy.mean, strategy.var**0.5)
-            # A deviation is the difference of norms: what it may be off by is a share of these.
-            room = ROUNDING * max(reference.mean, strategy.var**0.5)
-            assert found == pytest.approx((reference.mean, reference.var**0.5), abs=8 * room)
+            found = (strategy.mean, strategy.var)
+            assert found == pytest.approx((reference.mean, reference.var), rel=1e-11)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "options",
+    [
+        (2.5, 0.97, 25, 1.0, None, "adaptive_scaling", False),
+        (2.5, 0.97, 25, 1.0, 1.0, "adaptive_scaling", False),
+        (2.5, 0.97, 10, 0.7, 6.0, "adaptive_scaling", True),
+        (2.5, 0.97, 25, 1.0, None, "mean", False),
+        (1.5, 0.9, 25, 1.0, None, "percentile", False),
+    ],
+)
+def test_zclip_is_zclip_in_float32_but_for_rounding(options, seed):
+    shapes = [(20, 10), (20,), (5, 20), (5,), ()]
+    ours, theirs = Model(shapes, torch.float32), Model(shapes, torch.float32)
+    strategy, reference = pair_of_zclips(*options)
+    stream, clipped = Stream(ours, theirs, seed), 0
+    for _ in range(150):
+        before = stream.give()
+        strategy(ours.parameters())
+        reference.step(theirs)
+        close(grads(ours), grads(theirs), before)
+        clipped += not torch.equal(grads(ours)[0], before[0])
+    assert clipped > 5
 
 
 @pytest.mark.parametrize("foreach", [False, True])
@@ -163,7 +196,6 @@ def test_adagc_with_torchs_adam_is_pytorch_optimizers(
     for q, gamma in zip(theirs.parameters(), strategy.gammas.tolist(), strict=True):
         expected = reference.state[q]["gamma"].item() if q in reference.state else math.inf
         assert gamma == pytest.approx(expected, rel=1e-5)
-    if missing:
-        return  # Adam counts the steps of each parameter, the reference those of all
-    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert (p - q).abs().max().item() <= 6e-8
+    if not missing:  # else Adam counts the steps of each parameter, and the reference those of all
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert (p - q).abs().max().item() <= 6e-8

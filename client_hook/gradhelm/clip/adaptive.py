@@ -270,7 +270,7 @@ class AdaGC(Strategy):
     After the warm-up g_i <- g_i * min(1, lambda_rel * gamma_i / n_i), and gamma_i <- beta * gamma_i
     + (1 - beta) * (its norm after clipping). In the warm-up, and on a parameter's first gradient
     whenever that is, the common norm is clipped to ``lambda_abs``, and gamma_i is the smallest norm
-    after clipping.
+    after clipping: a parameter that had a gradient of 0 in the warm-up is all but frozen after it.
 
     lambda_rel: how far above its average a norm may be. An average can grow by a factor of
     1 + (1 - beta) * (lambda_rel - 1) a step at most: it lags behind norms that rise for good.
@@ -333,12 +333,12 @@ class AdaGC(Strategy):
         norms = grads.norms.cpu().double()
         total = grads.global_norm.item()
         gammas = grads.pick(self.gammas)
-        limits = self["lambda_rel"] * gammas
-        early = gammas.isinf() if in_force is None else torch.ones_like(gammas, dtype=torch.bool)
         # 1e-8 is the reference's, which takes it from Adam.
+        limits = self["lambda_rel"] * gammas.clamp(min=1e-8)
+        early = gammas.isinf() if in_force is None else torch.ones_like(gammas, dtype=torch.bool)
         common = norms.new_tensor(self["lambda_abs"] / (total + 1e-8)).clamp(max=1.0)
-        own = limits.clamp(min=1e-8) / norms.clamp(min=1e-8)
-        coefficients = torch.where(early, common, own.clamp(max=1.0))
+        own = (limits / norms.clamp(min=1e-8)).clamp(max=1.0)
+        coefficients = torch.where(early, common, own)
         if teaches(total):
             self.steps += 1
             after = norms * coefficients
