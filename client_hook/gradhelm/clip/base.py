@@ -408,7 +408,7 @@ class Strategy:
         """
         values, learned = self._read(state)
         self.reset(values)
-        self._learn(learned)
+        self._recall(learned)
 
     def _read(self, state: Mapping[str, Any]) -> tuple[Mapping[str, float], Mapping[str, Any]]:
         """Named values and learned ones out of a state_dict of this strategy."""
@@ -424,7 +424,7 @@ class Strategy:
             )
         return values, learned
 
-    def _learn(self, learned: Mapping[str, Any]) -> None:
+    def _recall(self, learned: Mapping[str, Any]) -> None:
         for name, value in learned.items():
             setattr(self, name, copy.deepcopy(value))
 

@@ -90,7 +90,7 @@ class _Wrapper(Strategy):
         own = {name: self.validate(name, values[name]) for name in self.own_names}
         self.inner.load_state_dict(state["inner"])
         self._values = own
-        self._learn(learned)
+        self._recall(learned)
 
 
 class Schedule(_Wrapper):
