@@ -7,26 +7,36 @@ norm before clipping. To write one, subclass :class:`Strategy`.
 from .adaptive import AdaGC, AutoClip, SkipStep, TargetFraction, ZClip
 from .base import Gradients, Outcome, Strategy, Target
 from .compose import Ceiling, Schedule
+from .moments import Preconditioned, SigmaClip, SpikeAware
+from .monitors import Curvature, UpdateClipped, UpdateRMS
 from .norm import BlockRMS, GlobalNorm, Normalize, PerModuleNorm, PerParameterNorm, SoftNorm
+from .unitwise import AGC
 from .value import Value
 
 __all__ = [
+    "AGC",
     "AdaGC",
     "AutoClip",
     "BlockRMS",
     "Ceiling",
+    "Curvature",
     "GlobalNorm",
     "Gradients",
     "Normalize",
     "Outcome",
     "PerModuleNorm",
     "PerParameterNorm",
+    "Preconditioned",
     "Schedule",
+    "SigmaClip",
     "SkipStep",
     "SoftNorm",
+    "SpikeAware",
     "Strategy",
     "Target",
     "TargetFraction",
+    "UpdateClipped",
+    "UpdateRMS",
     "Value",
     "ZClip",
 ]

@@ -46,7 +46,8 @@ class Outcome(NamedTuple):
     share: the share of elements that were changed, None where a coefficient says it all.
     post_norm: the common norm after clipping, None where it would cost another pass.
     changed: whether this step was clipped.
-    coefficients: [n], the factor of each gradient, None where there is none or one for all.
+    coefficients: [n], the factor of each gradient (of a monitor: of each parameter's learning rate,
+        as advice), None where there is none or one for all.
     thresholds: [n], the threshold of each gradient where they differ.
     skipped: whether the optimizer must not use these gradients.
     lr_scale: what the learning rate is multiplied by for this one step.
@@ -333,7 +334,7 @@ class Strategy:
             raise ValueError(f"nonfinite is {nonfinite!r}; accepted: {accepted}")
         self.nonfinite = nonfinite
         self._values = {name: self.validate(name, value) for name, value in values.items()}
-        self._bound: tuple[int, ...] = ()
+        self._bound: tuple[object, ...] = ()
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value:g}" for name, value in self._values.items())
@@ -500,7 +501,7 @@ class Strategy:
                 "`parameters` is an empty generator, no gradient clipping will occur.",
                 stacklevel=3,
             )
-        identities = tuple(map(id, parameters))
+        identities = (optimizer, *map(id, parameters))
         if identities != self._bound:
             sparse = [p.grad is not None and p.grad.is_sparse for p in parameters]
             self.bind(

@@ -1,0 +1,151 @@
+"""Clipping each unit of a layer by its weights: adaptive gradient clipping.
+
+Law: bit-identical to timm's ``adaptive_clip_grad``, in one read of the weights and one of the
+gradients. The norm of a parameter is that of its unit norms; nothing is measured twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+import torch
+from torch import Tensor, optim
+
+from .base import Gradients, Outcome, Strategy, Target
+
+
+class AGC(Strategy):
+    """g_u <- g_u * limit_u / max(||g_u||, 1e-6) where ||g_u|| >= limit_u.
+
+    limit_u is clip_factor * max(||w_u||, eps), with the norm of the unit's own weights: of a weight
+    with two or more dimensions each index of the first is a unit (a row of a linear layer, an
+    output channel of a convolution, a row of an embedding); a vector or a scalar is one unit.
+    Transposed convolutions have their outputs in the second dimension; as in timm they are not
+    treated apart.
+
+    clip_factor: 0.01 suits batches of 4096; the paper takes up to 0.16 for small ones.
+    eps: what a unit's weights count at least, so that a unit of zeros can learn.
+    exclude: names of parameters that are left alone, fnmatch patterns such as ``"head.*"``; the
+    paper leaves the last linear layer out. Without a run the names are ``"0"``, ``"1"``, ...
+
+    A pruned weight counts as its layer uses it: times its mask. An outcome's ``share`` is the share
+    of elements in clipped units, its ``coefficients`` are each parameter's norm after clipping over
+    that before.
+
+    Source: Brock, De, Smith and Simonyan, "High-Performance Large-Scale Image Recognition Without
+    Normalization", 2021; timm/utils/agc.py.
+    """
+
+    threshold_name: ClassVar[str | None] = "clip_factor"
+    counts_elements: ClassVar[bool] = True
+    per_parameter: ClassVar[bool] = True
+    one_by_one: ClassVar[bool] = True
+    takes_sparse: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        clip_factor: float = 0.01,
+        eps: float = 1e-3,
+        exclude: str | Sequence[str] = (),
+        *,
+        nonfinite: str = "propagate",
+    ) -> None:
+        super().__init__(clip_factor=clip_factor, eps=eps, nonfinite=nonfinite)
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        for pattern in self.exclude:
+            if not isinstance(pattern, str):
+                raise TypeError(f"exclude must hold patterns of names, not {pattern!r}")
+        self._targets: list[Target] = []
+        self._left: list[bool] = []
+
+    def __repr__(self) -> str:
+        shown = super().__repr__()
+        return f"{shown[:-1]}, exclude={self.exclude!r})" if self.exclude else shown
+
+    def bind(self, targets: Sequence[Target], optimizer: optim.Optimizer | None = None) -> None:
+        super().bind(targets, optimizer)
+        names = [target.name for target in targets]
+        for pattern in self.exclude:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ValueError(f"exclude has {pattern!r}, which matches no parameter's name")
+        self._targets = list(targets)
+        self._left = [any(fnmatchcase(name, p) for p in self.exclude) for name in names]
+
+    def clip(self, grads: Gradients) -> Outcome:
+        places = range(len(grads)) if grads.places is None else grads.places
+        before: list[Tensor] = [torch.empty(0)] * len(grads)
+        after = list(before)
+        clipped = [False] * len(grads)
+        elements = 0
+        for tensors, members in grads.groups:
+            targets = [self._targets[places[i]] for i in members]
+            left = [self._left[places[i]] for i in members]
+            norms, limits, units = _measure(tensors, targets, left, self._values["eps"])
+            limits.mul_(self._values["clip_factor"])
+            # As in timm, a unit that is not below its limit is multiplied: NaN too, and by exactly
+            # 1 where it is at the limit.
+            factors = torch.where(norms < limits, 1.0, limits / norms.clamp(min=1e-6))
+            owner = torch.repeat_interleave(torch.tensor(units)).to(norms.device)
+            if any(left):
+                factors[torch.tensor(left, device=norms.device)[owner]] = 1.0
+            counts = torch.zeros(len(units), dtype=torch.long, device=norms.device)
+            touched = counts.index_add_(0, owner, (factors != 1.0).long()).tolist()
+            own_before = torch._foreach_norm(torch.split(norms, units))
+            own_after = torch._foreach_norm(torch.split(norms * factors, units))
+            for i, (place, own) in enumerate(
+                zip(members, torch.split(factors, units), strict=True)
+            ):
+                before[place], after[place] = own_before[i], own_after[i]
+                if touched[i]:
+                    clipped[place] = True
+                    elements += touched[i] * (tensors[i].numel() // units[i])
+                    tensors[i].mul_(own.view(_beside(tensors[i])))
+        first = before[0].device
+        norms, ends = (torch.stack([n.to(first) for n in some]) for some in (before, after))
+        chosen = torch.tensor(clipped, device=first)
+        return Outcome(
+            norms,
+            torch.linalg.vector_norm(norms),
+            threshold=self.threshold,
+            share=elements / max(1, sum(tensor.numel() for tensor in grads.tensors)),
+            post_norm=torch.linalg.vector_norm(ends).item(),
+            changed=any(clipped),
+            coefficients=torch.where(chosen, ends / norms, torch.ones_like(norms)),
+        )
+
+
+def _measure(
+    tensors: list[Tensor], targets: list[Target], left: list[bool], eps: float
+) -> tuple[Tensor, Tensor, list[int]]:
+    """The norms of all units' gradients and of their weights (at least eps), and how many units
+    each tensor has."""
+    wide = torch.float32 if tensors[0].dtype.itemsize == 2 else None
+    found = [_norms(g, wide, whole) for g, whole in zip(tensors, left, strict=True)]
+    weights = [
+        _norms(_weight(target), wide, whole) for target, whole in zip(targets, left, strict=True)
+    ]
+    return (
+        torch.cat(found),
+        torch.cat(weights).clamp_(min=eps),
+        [norms.numel() for norms in found],
+    )
+
+
+def _norms(tensor: Tensor, wide: torch.dtype | None, whole: bool) -> Tensor:
+    """[units]: the norm of each unit; ``whole``: all of it is one."""
+    dims = None if whole or tensor.ndim < 2 else tuple(range(1, tensor.ndim))
+    norms: Tensor = torch.linalg.vector_norm(tensor, dim=dims, dtype=wide)
+    return norms.reshape(-1)
+
+
+def _weight(target: Target) -> Tensor:
+    """The parameter as its layer uses it."""
+    weight: Tensor = target.parameter.detach()
+    return weight if target.mask is None else weight * target.mask()
+
+
+def _beside(tensor: Tensor) -> tuple[int, ...]:
+    """The shape in which one factor a unit multiplies ``tensor``."""
+    return (-1,) + (1,) * (tensor.ndim - 1) if tensor.ndim else ()
