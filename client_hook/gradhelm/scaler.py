@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
-from .clip.base import group
+from .clip.gradients import group
 
 _watched: weakref.WeakKeyDictionary[optim.Optimizer, Callable[[], Callable[[], None]]] = (
     weakref.WeakKeyDictionary()

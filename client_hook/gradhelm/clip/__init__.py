@@ -5,8 +5,9 @@ norm before clipping. To write one, subclass :class:`Strategy`.
 """
 
 from .adaptive import AdaGC, AutoClip, SkipStep, TargetFraction, ZClip
-from .base import Gradients, Outcome, Strategy, Target
+from .base import Strategy
 from .compose import Ceiling, Schedule
+from .gradients import Gradients, Outcome, Target
 from .moments import Preconditioned, SigmaClip, SpikeAware
 from .monitors import Curvature, UpdateClipped, UpdateRMS
 from .norm import BlockRMS, GlobalNorm, Normalize, PerModuleNorm, PerParameterNorm, SoftNorm

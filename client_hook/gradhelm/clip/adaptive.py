@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor, optim
 
-from .base import COUNT, COUNT_OR_NONE, DECAY, SHARE, Gradients, Outcome, Range, Strategy, Target
+from .base import COUNT, COUNT_OR_NONE, DECAY, SHARE, Range, Strategy
+from .gradients import Gradients, Outcome, Target
 
 _OPTIONS: Final = ("adaptive_scaling", "mean", "percentile")
 _HUGE: Final = 1e150

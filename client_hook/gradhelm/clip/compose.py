@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import optim
 
-from .base import POSITIVE, Gradients, Outcome, Range, Strategy, Target, checked
+from .base import POSITIVE, Range, Strategy, checked
+from .gradients import Gradients, Outcome, Target
 
 _SHAPES: Final[dict[str, Callable[[float, float], float]]] = {
     "linear": lambda done, factor: 1 + (factor - 1) * done,

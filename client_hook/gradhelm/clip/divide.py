@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, optim
 
 from ..wire import MAX_NAME
-from .base import Gradients, Outcome, Strategy, Target
+from .base import Strategy
+from .gradients import Gradients, Outcome, Target
 
 
 class Divided(Strategy):

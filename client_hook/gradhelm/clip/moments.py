@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Final, NamedTuple
 import torch
 from torch import Tensor, optim
 
-from .base import COUNT_OR_NONE, Gradients, Outcome, Range, Strategy, Target
+from .base import COUNT_OR_NONE, Range, Strategy
+from .gradients import Gradients, Outcome, Target
 
 GRACE: Final = 20
 """SPAM clips nothing before its 20th step, nor for as many after the moments were started anew."""

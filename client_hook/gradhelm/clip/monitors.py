@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, optim
 
-from .base import Gradients, Outcome, Target
+from .gradients import Gradients, Outcome, Target
 from .moments import ReadsAdam, ReadsState, wide
 
 

@@ -14,7 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, optim
 
-from .base import COUNT, Gradients, Outcome, Range, Strategy, Target
+from .base import COUNT, Range, Strategy
+from .gradients import Gradients, Outcome, Target
 
 
 class GlobalNorm(Strategy):

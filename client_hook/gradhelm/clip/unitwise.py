@@ -13,7 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, optim
 
-from .base import Gradients, Outcome, Strategy, Target
+from .base import Strategy
+from .gradients import Gradients, Outcome, Target
 
 
 class AGC(Strategy):

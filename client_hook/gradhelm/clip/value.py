@@ -11,7 +11,8 @@ from typing import ClassVar, Final
 
 import torch
 
-from .base import Gradients, Outcome, Strategy, foreach
+from .base import Strategy
+from .gradients import Gradients, Outcome, foreach
 
 _SQUARES_UNDERFLOW: Final = 1e-15
 """Below this threshold norms prove nothing: in float32 the square of 1e-19 is no longer normal."""
