@@ -9,8 +9,10 @@ import subprocess
 import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 from fastapi import FastAPI
 
 import gradhelm
@@ -127,6 +129,39 @@ def test_the_rest_document_names_every_route_and_no_other() -> None:
     }
     named = set(re.findall(r"^\| `([A-Z]+ /[^`]*)`", read("docs/api.md"), re.MULTILINE))
     assert named == routes
+
+
+# -- clipping -------------------------------------------------------------------------------------
+
+
+def test_the_python_of_the_clipping_document_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADHELM_MODE", "disabled")
+    blocks = re.findall(r"^```python\n(.*?)^```$", read("docs/clipping.md"), re.M | re.S)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+    own = next(block for block in blocks if "class Halve" in block)
+    assert len([line for line in own.splitlines() if line.strip()]) < 20
+    model = torch.nn.Linear(3, 3)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    halve = names["Halve"](1.0, patience=1)
+    assert halve(model.parameters()) > 1.0
+    assert model.bias.grad.tolist() == [0.5] * 3
+    halve(model.parameters())
+    assert model.bias.grad.tolist() == [0.5] * 3
+    names["run"].close()
+
+
+def test_the_clipping_document_names_every_strategy() -> None:
+    text = read("docs/clipping.md")
+    strategies = {
+        name
+        for name in gradhelm.clip.__all__
+        if isinstance(getattr(gradhelm.clip, name), type)
+        and issubclass(getattr(gradhelm.clip, name), gradhelm.clip.Strategy)
+    }
+    assert strategies <= set(re.findall(r"\b[A-Z]\w+", text))
 
 
 # -- the rest -------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ norm before clipping. To write one, subclass :class:`Strategy`.
 """
 
 from .adaptive import AdaGC, AutoClip, SkipStep, TargetFraction, ZClip
-from .base import Strategy
+from .base import Range, Strategy
 from .compose import Ceiling, Schedule
 from .gradients import Gradients, Outcome, Target
 from .moments import Preconditioned, SigmaClip, SpikeAware
@@ -28,6 +28,7 @@ __all__ = [
     "PerModuleNorm",
     "PerParameterNorm",
     "Preconditioned",
+    "Range",
     "Schedule",
     "SigmaClip",
     "SkipStep",
