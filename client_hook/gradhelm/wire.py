@@ -139,7 +139,7 @@ class Coded(Struct, frozen=True):
     """One strategy as the training script has it, and the ranges in which it may be changed.
 
     ``threshold`` names the value that is *the* threshold (None when there is none); ``match`` and
-    ``stream`` as in :class:`Rule`.
+    ``stream`` as in a rule.
     """
 
     strategy: Name
@@ -169,7 +169,7 @@ class Hello(_Message, frozen=True, tag="hello"):
     """The first message of a connection: who is speaking and for which run.
 
     ``segment`` is one life of the trainer; ``coded`` are the strategies in the training script,
-    the run's own or its first first; ``streams`` are the names of its optimizers when there are
+    those of the run's first optimizer first; ``streams`` are the names of its optimizers when there are
     several (the first one's columns and rules go without); ``config`` is a JSON object as text.
     """
 
