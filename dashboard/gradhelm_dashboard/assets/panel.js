@@ -129,8 +129,13 @@ export class Panel {
       this.#slider = Math.round(numbers.toSlider(value) * 100) / 100;
       setProps("threshold-slider", { value: this.#slider });
     }
-    this.on.proposed(this.#differs() ? value : null);
+    this.on.proposed(this.#differs() && this.#isDrawn() ? value : null);
     this.render();
+  }
+
+  /** Whether the value stands in the chart as the threshold: a percentile, say, does not. */
+  #isDrawn() {
+    return ["max_norm", "clip_value"].includes(this.name) && this.rule.match === null;
   }
 
   #differs() {
