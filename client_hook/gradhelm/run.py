@@ -77,6 +77,7 @@ class Run:
         self._ring: Ring | None = None
         self._link: Link | None = None
         self._stepper: Stepper | None = None
+        self.detached = False
         self._closed = False
         # Which parameters had gradients at the last clip; None when all had.
         self._places: Sequence[int] | None = None
@@ -166,6 +167,15 @@ class Run:
         self._strategy.load_state_dict(state["strategy"])
         if self._step == self._first_step:
             self._first_step = self._step = step
+
+    def detach(self) -> None:
+        """Takes the hooks off the optimizer: whoever clips now, this run does not.
+
+        The run itself stays open; nothing is left to do for one attached without an optimizer.
+        """
+        self.detached = True
+        if self._stepper is not None:
+            self._stepper.remove()
 
     def close(self, status: str = "finished") -> None:
         """Delivers what is left, within five seconds, and ends the run; clipping goes on.

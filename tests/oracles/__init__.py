@@ -1,0 +1,1 @@
+"""Parity with the reference implementations; run by `make oracles`."""
