@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -12,7 +15,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType
-from support import Running
+from support import ROOT, ROOTS, Running, free_port
 from torch import Tensor, nn
 
 import gradhelm
@@ -21,6 +24,8 @@ from gradhelm.clip import Value
 from gradhelm.integrations import accelerate as ours
 
 from .frameworks import CODED, bits, remote, runs_named, series
+
+TESTS = [str(ROOT / "tests"), str(ROOT / "tests" / "server")]
 
 
 @pytest.fixture(autouse=True)
@@ -134,9 +139,7 @@ def test_with_a_grad_scaler_too(accumulate: int, asks: bool) -> None:
 
 def test_a_step_that_the_scaler_skips_is_reported_as_skipped(server: Running) -> None:
     loop = with_a_scaler(Loop())
-    with loop.attach(
-        max_norm=CODED, mode="online", server=server.url, token=server.token
-    ) as run:
+    with loop.attach(max_norm=CODED, mode="online", server=server.url, token=server.token) as run:
         loop.step(0, 1.0)
         before = bits(loop.model)
         loop.accelerator.scaler.update(new_scale=torch.tensor(2.0**127))
@@ -257,6 +260,75 @@ def test_sharded_training_is_refused(kind: str) -> None:
         ours.refuse(DistributedType(kind))
     for fine in ("NO", "MULTI_CPU", "MULTI_GPU"):
         ours.refuse(DistributedType(fine))
+
+
+def test_the_package_itself_loads_no_framework() -> None:
+    program = (
+        "import sys, gradhelm\n"
+        "gradhelm.attach, gradhelm.clip, gradhelm.Control, gradhelm.Run\n"
+        "frameworks = {'accelerate', 'transformers', 'lightning', 'pytorch_lightning'}\n"
+        "print(*sorted(frameworks & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": os.pathsep.join(ROOTS)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == []
+
+
+RANK = """
+import sys, torch
+from oracles.test_accelerate import CODED, Loop, bits
+found = Loop(accumulate=2)
+assert found.accelerator.num_processes == 2
+step = found.step
+if sys.argv[1] == "ours":
+    run = found.attach(max_norm=CODED, mode="online", name="two ranks")
+for number in range(12):
+    found.step(2 * number + found.accelerator.process_index, CODED)
+if sys.argv[1] == "ours":
+    assert run.step == 6
+    run.close()
+print(hash(tuple(bits(found.model))))
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_of_two_processes_both_clip_and_the_first_reports(server: Running) -> None:
+    def ranks(how: str) -> set[str]:
+        port = free_port()
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", RANK, how],
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join([*ROOTS, *TESTS]),
+                    "PYTHONHASHSEED": "0",
+                    "GRADHELM_SERVER": server.url,
+                    "GRADHELM_TOKEN": server.token,
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                    "WORLD_SIZE": "2",
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                },
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        told = [process.communicate(timeout=120)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0]
+        return set(told)
+
+    wanted = ranks("theirs")
+    assert len(wanted) == 1
+    assert ranks("ours") == wanted
+    (run,) = runs_named(server, "two ranks")
+    assert (run["status"], run["steps"]) == ("finished", 6)
 
 
 def test_a_threshold_set_from_outside_takes_hold_at_the_step_that_is_reported(

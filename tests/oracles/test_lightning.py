@@ -6,7 +6,6 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -30,18 +29,18 @@ pytestmark = [
     for text in (
         # Lightning's advice about this machine, and what it itself uses of torch.
         "The '.*_dataloader' does not have many workers",
-        "The number of training batches .* is smaller than the logging interval",
+        "You defined a `validation_step` but have no `val_dataloader`",
+        "The dirpath has changed",  # of a ModelCheckpoint that goes on elsewhere
         "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
     )
 ]
 
 
 @pytest.fixture(autouse=True)
-def faults_are_raised(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def faults_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notice, "strict", True)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    yield
 
 
 class Text(Dataset):
@@ -212,10 +211,23 @@ def test_a_fused_optimizer_may_be_clipped_in_half_precision() -> None:
         torch.testing.assert_close(p, q)
 
 
+class Unscaled(pl.Callback):
+    """torch's own clip of true gradients."""
+
+    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+        torch.nn.utils.clip_grad_norm_(module.parameters(), CODED)
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("asks", [True, False], ids=["module-still-clips", "module-does-not"])
 def test_manual_optimization(precision: str, asks: bool) -> None:
-    wanted = fit(speaker(ByHand), **PRECISIONS[precision]())
+    wanted = speaker(ByHand)
+    if precision == "16-mixed":
+        # Before the step, where the guide clips, gradients are still scaled: that clips too much.
+        wanted.own = None
+        fit(wanted, Unscaled(), **PRECISIONS[precision]())
+    else:
+        fit(wanted, **PRECISIONS[precision]())
     found = speaker(ByHand)
     found.own = CODED / 10 if asks else None
     callback = GradhelmCallback(max_norm=CODED, mode="disabled")
@@ -272,9 +284,7 @@ def test_what_is_recorded_and_logged(server: Running) -> None:
     found = server.get(f"runs/{found['id']}")
     assert (found["status"], found["steps"], found["tags"]) == ("finished", 16, ["t"])
     assert found["config"] == {"optimizer": "adamw", "total_steps": 16, "extra": 1}
-    told = series(
-        server, found["id"], "global_norm,loss,mean_loss,seldom,val_loss,lr,threshold"
-    )
+    told = series(server, found["id"], "global_norm,loss,mean_loss,seldom,val_loss,lr,threshold")
     assert told["global_norm"]["mean"] == pytest.approx(norms.seen, rel=1e-6)
     assert set(told["threshold"]["mean"]) == {CODED}
     # Each metric at the steps at which it was logged, and at no other.
@@ -286,16 +296,18 @@ def test_what_is_recorded_and_logged(server: Running) -> None:
     assert told["mean_loss"]["mean"][0] == pytest.approx(sum(first) / 8, rel=1e-5)
 
 
-def test_a_checkpoint_goes_on_with_its_run(server: Running, tmp_path: Path) -> None:
-    def keep() -> ModelCheckpoint:
-        return ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=5, save_top_k=-1)
+def keep(home: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(home, "{step}", every_n_train_steps=8, save_top_k=-1)
 
+
+def test_a_checkpoint_goes_on_with_its_run(server: Running, tmp_path: Path) -> None:
     options = {"clip": PerParameterNorm(0.3), "name": "a fit resumed"}
-    wanted = fit(speaker(), to(server, **options), keep())
-    saved = torch.load(tmp_path / "step=5.ckpt", weights_only=True)
+    wanted = fit(speaker(), to(server, **options), keep(tmp_path / "first"))
+    path = tmp_path / "first" / "step=8.ckpt"
+    saved = torch.load(path, weights_only=True)
     assert server.token not in str(saved["callbacks"])
     callback = to(server, **options)
-    found = fit(speaker(), callback, keep(), ckpt_path=tmp_path / "step=5.ckpt")
+    found = fit(speaker(), callback, keep(tmp_path / "again"), ckpt_path=path)
     assert bits(found) == bits(wanted)
     (run,) = runs_named(server, "a fit resumed")
     assert callback.run is not None
@@ -307,10 +319,16 @@ def test_a_checkpoint_goes_on_with_its_run(server: Running, tmp_path: Path) -> N
 
 
 def test_a_threshold_edited_since_the_checkpoint_is_the_scripts(tmp_path: Path) -> None:
-    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=5, save_top_k=-1)
-    fit(speaker(), GradhelmCallback(mode="disabled"), keep, gradient_clip_val=CODED)
+    first = GradhelmCallback(mode="disabled")
+    fit(speaker(), first, keep(tmp_path / "first"), gradient_clip_val=CODED)
     callback = GradhelmCallback(mode="disabled")
-    fit(speaker(), callback, gradient_clip_val=0.125, ckpt_path=tmp_path / "step=5.ckpt")
+    fit(
+        speaker(),
+        callback,
+        keep(tmp_path / "again"),
+        gradient_clip_val=0.125,
+        ckpt_path=tmp_path / "first" / "step=8.ckpt",
+    )
     assert callback.run is not None
     assert (callback.run.step, callback.run.threshold) == (16, 0.125)
 

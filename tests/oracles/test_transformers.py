@@ -7,7 +7,6 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,10 +34,9 @@ from .frameworks import CODED, bits, remote, runs_named, series
 
 
 @pytest.fixture(autouse=True)
-def faults_are_raised(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def faults_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notice, "strict", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    yield
 
 
 class Text(Dataset):
@@ -291,7 +289,9 @@ def test_a_threshold_edited_since_the_checkpoint_is_the_scripts(tmp_path) -> Non
     assert (callback.run.step, callback.run.threshold) == (10, 0.125)
 
 
-def test_another_strategy_since_the_checkpoint_starts_anew_in_the_same_run(tmp_path, caplog) -> None:
+def test_another_strategy_since_the_checkpoint_starts_anew_in_the_same_run(
+    tmp_path, caplog
+) -> None:
     options = {"save_strategy": "steps", "save_steps": 5}
     first = GradhelmCallback(mode="disabled")
     trained(tmp_path, first, **options)
@@ -409,7 +409,5 @@ def test_a_threshold_set_from_outside_takes_hold_at_the_step_that_is_reported(
 ) -> None:
     callback = to(server, control=gradhelm.Control(min=0.01, max=1.0))
     with remote(server, "trainer steered") as person:
-        trained(
-            tmp_path, callback, Until(person), run_name="trainer steered", max_steps=100_000
-        )
+        trained(tmp_path, callback, Until(person), run_name="trainer steered", max_steps=100_000)
     person.check()

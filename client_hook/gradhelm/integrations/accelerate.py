@@ -73,8 +73,9 @@ def attach(
 
 
 def plain(optimizer: optim.Optimizer) -> optim.Optimizer:
-    """torch's own optimizer; Accelerate's wrapper has no step hooks."""
+    """torch's own optimizer: Accelerate's wrapper has no step hooks. Raises as :func:`attach`."""
     while isinstance(optimizer, AcceleratedOptimizer):
+        refuse(optimizer.accelerator_state.distributed_type)
         optimizer = optimizer.optimizer
     return optimizer
 

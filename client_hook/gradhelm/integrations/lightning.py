@@ -8,7 +8,7 @@ hands to it: the same place for every precision, accumulation, and manual optimi
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
@@ -25,8 +25,9 @@ def _installed() -> Any:
     """``lightning.pytorch`` or ``pytorch_lightning``: what the script uses, else what there is."""
     names = ("lightning.pytorch", "pytorch_lightning")
     for name in names:
-        if name in sys.modules:
-            return sys.modules[name]
+        used = sys.modules.get(name)
+        if used is not None:
+            return used
     for name in names:
         try:
             return import_module(name)
@@ -39,7 +40,7 @@ def _installed() -> Any:
 _pl: Any = _installed()
 
 
-class GradhelmCallback(_pl.Callback):  # type: ignore[name-defined]
+class GradhelmCallback(_pl.Callback):
     """Clips and watches what a Lightning Trainer fits.
 
     max_norm, clip, options: as :func:`gradhelm.attach` has them. With neither ``max_norm`` nor

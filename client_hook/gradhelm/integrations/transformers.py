@@ -61,7 +61,7 @@ class GradhelmCallback(TrainerCallback, ExportableState):
         given = GradhelmCallback._newest
         replaced = given() if restored and given is not None else None
         asked = Asked(max_norm, clip, options)
-        self._asked = asked if replaced is None else replaced._asked
+        self._asked: Asked = asked if replaced is None else replaced._asked
         GradhelmCallback._newest = weakref.ref(self)
 
     @property
@@ -80,8 +80,6 @@ class GradhelmCallback(TrainerCallback, ExportableState):
         assert model is not None
         assert optimizer is not None
         self._end("failed")
-        if isinstance(optimizer, accelerate.AcceleratedOptimizer):
-            accelerate.refuse(optimizer.accelerator_state.distributed_type)
         asked, plain = self._asked, accelerate.plain(optimizer)
         key = type(self).__name__
         # The Trainer's state has what the checkpoint had; at step 0 it was not read from one.
