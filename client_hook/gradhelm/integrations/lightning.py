@@ -32,7 +32,7 @@ def _installed() -> Any:
         try:
             return import_module(name)
         except ModuleNotFoundError as error:
-            if error.name != name.partition(".")[0]:
+            if error.name not in (name, name.partition(".")[0]):
                 raise
     raise ImportError("gradhelm.integrations.lightning needs Lightning: pip install lightning")
 
