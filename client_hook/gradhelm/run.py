@@ -77,7 +77,6 @@ class Run:
         self._ring: Ring | None = None
         self._link: Link | None = None
         self._stepper: Stepper | None = None
-        self.detached = False
         self._closed = False
         # Which parameters had gradients at the last clip; None when all had.
         self._places: Sequence[int] | None = None
@@ -173,7 +172,6 @@ class Run:
 
         The run itself stays open; nothing is left to do for one attached without an optimizer.
         """
-        self.detached = True
         if self._stepper is not None:
             self._stepper.remove()
 

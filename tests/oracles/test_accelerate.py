@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import ClassVar
 
 import accelerate
 import pytest
@@ -33,10 +34,12 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(notice, "strict", True)
     ours._warn.cache_clear()
     yield
-    forget()
+    while Loop.runs:
+        Loop.runs.pop().close()
+    reset()
 
 
-def forget() -> None:
+def reset() -> None:
     """Accelerate's settings are of the process; here each loop has its own."""
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
@@ -63,8 +66,10 @@ def text(step: int) -> Tensor:
 class Loop:
     """A training loop as Accelerate's guide has it; ``own`` is the threshold of its own clip."""
 
+    runs: ClassVar[list[gradhelm.Run]] = []
+
     def __init__(self, accumulate: int = 1, precision: str = "no", fused: bool = False) -> None:
-        forget()
+        reset()
         torch.manual_seed(0)
         self.accelerator = accelerate.Accelerator(
             cpu=True, mixed_precision=precision, gradient_accumulation_steps=accumulate
@@ -91,7 +96,9 @@ class Loop:
 
     def attach(self, **options: object) -> gradhelm.Run:
         options = {"mode": "disabled", **options}
-        return ours.attach(self.accelerator, self.model, self.optimizer, **options)
+        run = ours.attach(self.accelerator, self.model, self.optimizer, **options)
+        self.runs.append(run)
+        return run
 
 
 @pytest.mark.parametrize("asks", [True, False], ids=["loop-still-clips", "loop-does-not"])

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import gradhelm
 from gradhelm import notice
-from gradhelm.clip import GlobalNorm, PerParameterNorm
+from gradhelm.clip import GlobalNorm, PerParameterNorm, Value
 from gradhelm.integrations.lightning import GradhelmCallback
 
 from .frameworks import CODED, bits, remote, runs_named, series
@@ -331,6 +331,22 @@ def test_a_threshold_edited_since_the_checkpoint_is_the_scripts(tmp_path: Path) 
     )
     assert callback.run is not None
     assert (callback.run.step, callback.run.threshold) == (16, 0.125)
+
+
+def test_another_strategy_since_the_checkpoint_starts_anew_in_the_same_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = GradhelmCallback(max_norm=CODED, mode="disabled")
+    fit(speaker(), first, keep(tmp_path / "first"))
+    callback = GradhelmCallback(clip=Value(0.25), mode="disabled")
+    path = tmp_path / "first" / "step=8.ckpt"
+    with caplog.at_level(logging.WARNING, "gradhelm"):
+        fit(speaker(), callback, keep(tmp_path / "again"), ckpt_path=path)
+    assert first.run is not None
+    assert callback.run is not None
+    assert (callback.run.id, callback.run.step) == (first.run.id, 16)
+    assert callback.run.threshold == 0.25
+    assert "the strategy starts anew" in caplog.text
 
 
 class Fails(Speaker):

@@ -19,6 +19,7 @@ from .. import hook
 from ..clip import Gradients
 from ..notice import logger
 from ..run import Run
+from ..stepper import Stepper
 
 try:
     from accelerate import Accelerator
@@ -31,10 +32,8 @@ except ModuleNotFoundError as error:
     ) from None
 
 _SHARDED: Final = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA")
-_taken: weakref.WeakKeyDictionary[optim.Optimizer, tuple[weakref.ref[Run], bool]] = (
-    weakref.WeakKeyDictionary()
-)
-"""The optimizers whose steps a run sees, and whether it clips them."""
+_taken: weakref.WeakKeyDictionary[optim.Optimizer, bool] = weakref.WeakKeyDictionary()
+"""The optimizers whose steps a run sees; whether it clips them."""
 
 
 def attach(
@@ -68,7 +67,7 @@ def attach(
         each = [own]
     run = hook.attach(model, own, max_norm=max_norm, clip=clip, **options)
     for one in each:
-        take_over(one, run, clips=max_norm is not None or clip is not None)
+        take_over(one, clips=max_norm is not None or clip is not None)
     return run
 
 
@@ -87,14 +86,14 @@ def refuse(distributed_type: Any) -> None:
         raise ValueError(f"gradhelm cannot clip under {kind}: no process has the whole gradients")
 
 
-def take_over(optimizer: optim.Optimizer, run: Run, *, clips: bool) -> None:
-    """Until ``run`` is detached ``accelerator.clip_grad_norm_`` only measures what ``optimizer``
-    steps.
+def take_over(optimizer: optim.Optimizer, *, clips: bool) -> None:
+    """As long as a run has its hooks on ``optimizer``, ``accelerator.clip_grad_norm_`` only
+    measures what it steps.
 
     clips: whether the run clips. If not, only a clip at infinity is turned into a measurement
     (torch's makes all gradients NaN when their norm is infinite).
     """
-    _taken[optimizer] = (weakref.ref(run), clips)
+    _taken[optimizer] = clips
     if not hasattr(Accelerator.clip_grad_norm_, "watched_by_gradhelm"):
         Accelerator.clip_grad_norm_ = _watching(Accelerator.clip_grad_norm_)
 
@@ -109,9 +108,8 @@ def _watching(clip_grad_norm_: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         given = list(parameters)
         ours: set[int] = set()
-        for optimizer, (known, clips) in list(_taken.items()):
-            run = known()
-            if run is None or run.detached:
+        for optimizer, clips in list(_taken.items()):
+            if not _hooked(optimizer):
                 continue
             held = {id(p) for group in optimizer.param_groups for p in group["params"]}
             if clips or max_norm == math.inf:
@@ -130,6 +128,12 @@ def _watching(clip_grad_norm_: Callable[..., Any]) -> Callable[..., Any]:
 
     watching.watched_by_gradhelm = True  # type: ignore[attr-defined]
     return watching
+
+
+def _hooked(optimizer: optim.Optimizer) -> bool:
+    """Whether a run has its hooks on ``optimizer``: they are gone once it is detached."""
+    hooks = optimizer._optimizer_step_pre_hooks.values()
+    return any(isinstance(getattr(hook, "__self__", None), Stepper) for hook in hooks)
 
 
 @functools.cache

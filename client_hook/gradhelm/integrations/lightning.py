@@ -83,6 +83,8 @@ class GradhelmCallback(_pl.Callback):
             _own(trainer),
             config,
             self._saved,
+            # Lightning counts the steps of all optimizers together.
+            start_step=trainer.global_step if len(optimizers) == 1 else 0,
         )
         self._saved = None
         self._take_over(trainer.precision_plugin)

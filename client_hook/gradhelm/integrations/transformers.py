@@ -86,7 +86,7 @@ class GradhelmCallback(TrainerCallback, ExportableState):
         saved = _saved(state.stateful_callbacks.get(key)) if state.global_step else None
         name = state.trial_name or args.run_name
         known = {"name": name[:MAX_NAME]} if name and name.isprintable() else {}
-        run = asked.attach(
+        asked.attach(
             model,
             plain,
             GlobalNorm(args.max_grad_norm) if args.max_grad_norm else None,
@@ -95,7 +95,7 @@ class GradhelmCallback(TrainerCallback, ExportableState):
             start_step=state.global_step,
             **known,
         )
-        accelerate.take_over(plain, run, clips=asked.clips)
+        accelerate.take_over(plain, clips=asked.clips)
         # The Trainer looks for an entry when it saves; a checkpoint from before has none.
         state.stateful_callbacks.setdefault(key, self.state())
         atexit.register(self._at_exit)
