@@ -300,6 +300,7 @@ if sys.argv[1] == "ours":
     assert run.step == 6
     run.close()
 print(hash(tuple(bits(found.model))))
+torch.distributed.barrier()
 torch.distributed.destroy_process_group()
 """
 
@@ -354,3 +355,24 @@ def test_a_threshold_set_from_outside_takes_hold_at_the_step_that_is_reported(
             time.sleep(0.002)
     person.check()
     assert [found["id"] for found in runs_named(server, "accelerate steered")] == [run.id]
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["list", "dict"])
+def test_several_optimizers_are_unwrapped_each(named: bool) -> None:
+    reset()
+    accelerator = accelerate.Accelerator(cpu=True)
+    model = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+    bare = [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in model]
+    model, *prepared = accelerator.prepare(model, *bare)
+    given = dict(zip("ab", prepared, strict=True)) if named else prepared
+    run = ours.attach(accelerator, model, given, max_norm=CODED, mode="disabled")
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    norm = accelerator.clip_grad_norm_(model.parameters(), 0.01)
+    assert norm == pytest.approx(40**0.5)
+    for optimizer in prepared:
+        optimizer.step()
+    run.close()
+    for layer in model:
+        assert layer.weight.grad[0, 0] == pytest.approx(CODED / 20**0.5, rel=1e-4)
+    assert [stream.step for stream in run.streams.values()] == [1, 1]

@@ -460,3 +460,43 @@ def test_a_threshold_set_from_outside_takes_hold_at_the_step_that_is_reported(
             max_epochs=-1,
         )
     person.check()
+
+
+class Two(pl.LightningModule):
+    """Two optimizers by hand, as a GAN has them; the second one steps every other time."""
+
+    automatic_optimization = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def training_step(self, batch: Tensor, index: int) -> None:
+        for optimizer, layer in zip(self.optimizers(), (self.one, self.other), strict=True):
+            if layer is self.other and index % 2:
+                continue
+            optimizer.zero_grad()
+            self.manual_backward(layer(batch.float()).square().mean())
+            optimizer.step()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in (self.one, self.other)]
+
+
+class EachByItself(pl.Callback):
+    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CODED)
+
+
+def test_each_of_several_optimizers_is_a_stream_with_its_own_norm() -> None:
+    def two() -> Two:
+        torch.manual_seed(0)
+        return Two()
+
+    wanted = fit(two(), EachByItself())
+    callback = GradhelmCallback(max_norm=CODED, mode="disabled")
+    found = fit(two(), callback)
+    assert bits(found) == bits(wanted)
+    assert bits(found) != bits(fit(two()))
+    assert callback.run is not None
+    assert [stream.step for stream in callback.run.streams.values()] == [16, 8]
