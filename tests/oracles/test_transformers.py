@@ -27,7 +27,7 @@ from transformers import (
 
 import gradhelm
 from gradhelm import notice
-from gradhelm.clip import PerParameterNorm, Strategy, Value
+from gradhelm.clip import GlobalNorm, PerParameterNorm, Strategy, Value
 from gradhelm.integrations.transformers import GradhelmCallback
 
 from .frameworks import CODED, bits, remote, runs_named, series
@@ -350,6 +350,15 @@ def test_when_training_is_over_the_trainer_clips_again(tmp_path) -> None:
         return bits(trainer.model)
 
     assert twice(GradhelmCallback(mode="disabled")) == twice()
+
+
+def test_the_next_training_begins_with_the_scripts_threshold(tmp_path) -> None:
+    callback = GradhelmCallback(clip=GlobalNorm(CODED), mode="disabled")
+    trainer = trained(tmp_path, callback)
+    callback._asked.options["clip"].set(max_norm=0.1)  # as a change from outside would
+    trainer.train()
+    assert callback.run is not None
+    assert callback.run.threshold == CODED
 
 
 SCRIPT = """

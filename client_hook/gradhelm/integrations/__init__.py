@@ -39,7 +39,8 @@ class Asked:
         self.options: Final = dict(options)
         self.run: Run | None = None
         self.clips = False
-        self._coded: dict[str, float] | None = None
+        # The values in the script: a strategy's own move when somebody sets them.
+        self._coded = clip.parameters if isinstance(clip, Strategy) else None
 
     def attach(
         self,
@@ -63,11 +64,15 @@ class Asked:
         elif options.get("clip") is None:
             options["clip"] = GlobalNorm(options.pop("max_norm"))
         clip = options["clip"]
+        if isinstance(clip, Strategy):
+            if clip is self.options.get("clip") and self._coded is not None:
+                clip.reset(self._coded)
+            else:
+                self._coded = clip.parameters
         if saved is not None and "run_id" not in self.options:
             options |= {"run_id": saved["run"]["run_id"], "resume": True}
         run = attach(model, optimizer, **options)
         self.run, self.clips = run, clip is not None
-        self._coded = clip.parameters if isinstance(clip, Strategy) else None
         if saved is not None:
             self._load(run, clip, saved)
         return run
