@@ -64,11 +64,11 @@ class Asked:
         elif options.get("clip") is None:
             options["clip"] = GlobalNorm(options.pop("max_norm"))
         clip = options["clip"]
+        scripts_own = clip is self.options.get("clip")
         if isinstance(clip, Strategy):
-            if clip is self.options.get("clip") and self._coded is not None:
+            if scripts_own and self._coded is not None:
                 clip.reset(self._coded)
-            else:
-                self._coded = clip.parameters
+            self._coded = clip.parameters
         if saved is not None and "run_id" not in self.options:
             options |= {"run_id": saved["run"]["run_id"], "resume": True}
         run = attach(model, optimizer, **options)
