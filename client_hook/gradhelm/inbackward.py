@@ -48,10 +48,15 @@ class InBackward:
         self._round: dict[int, Outcome] = {}
         self._lr: float | None = None
         self._place = {id(t.parameter): i for i, t in enumerate(stream.layout.targets)}
-        for one in optimizers:
-            one.register_step_pre_hook(self._before)
-            one.register_step_post_hook(self._after)
+        self._handles = [one.register_step_pre_hook(self._before) for one in optimizers]
+        self._handles += [one.register_step_post_hook(self._after) for one in optimizers]
         stream.settle = self._tell
+
+    def remove(self) -> None:
+        """Takes the hooks off; a round that has begun is told."""
+        for handle in self._handles:
+            handle.remove()
+        self._tell()
 
     def _before(self, optimizer: optim.Optimizer, args: Any, kwargs: Any) -> None:
         (parameter,) = optimizer.param_groups[0]["params"]

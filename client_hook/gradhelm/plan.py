@@ -103,6 +103,7 @@ def _named(optimizer: object) -> dict[str, tuple[optim.Optimizer, ...]]:
     if optimizer is None:
         return {"": ()}
     if isinstance(optimizer, optim.Optimizer):
+        _has_hooks(optimizer)
         return {"": (optimizer,)}
     if isinstance(optimizer, Mapping):
         found = dict(optimizer)
@@ -121,6 +122,7 @@ def _named(optimizer: object) -> dict[str, tuple[optim.Optimizer, ...]]:
         raise ValueError(f"optimizer is empty; accepted: {_OPTIMIZERS}")
     for name, one in found.items():
         instance(f"optimizer[{name!r}]", one, optim.Optimizer, "a torch.optim.Optimizer")
+        _has_hooks(one)
     if len({id(one) for one in found.values()}) < len(found):
         raise ValueError("optimizer: the same one is given twice")
     optimizers = tuple(found.values())
@@ -135,6 +137,15 @@ def _named(optimizer: object) -> dict[str, tuple[optim.Optimizer, ...]]:
     if len(found) == 1:
         return {"": optimizers}
     return {name: (one,) for name, one in found.items()}
+
+
+def _has_hooks(optimizer: optim.Optimizer) -> None:
+    """Raises ValueError for a wrapper around an optimizer that torch's step hooks do not reach."""
+    if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        raise ValueError(
+            f"optimizer is a {type(optimizer).__name__}, which has no step hooks; attach the "
+            "optimizer inside it, or use gradhelm.integrations.accelerate.attach"
+        )
 
 
 def _clips(clip: object, names: list[str]) -> Iterator[Rules]:

@@ -161,6 +161,14 @@ class Run:
         for name, stream in self.streams.items():
             stream.load_state_dict(streams[name])
 
+    def detach(self) -> None:
+        """Takes the hooks off the optimizer: whoever clips now, this run does not.
+
+        The run itself stays open; nothing is left to do for one attached without an optimizer.
+        """
+        for stepper in self._steppers:
+            stepper.remove()
+
     def close(self, status: str = "finished") -> None:
         """Delivers what is left, within five seconds, and ends the run; clipping goes on.
 

@@ -61,6 +61,7 @@ class Stepper:
         self._outer: FrameType | None = None
         # The learning rates of the groups, while one step is taken with others.
         self._lrs: list[Any] | None = None
+        self._removed = False
         self._kind = type(optimizer)
         self._shapes = copies.shapes(optimizer)
         self._handles: list[RemovableHandle] = []
@@ -76,8 +77,8 @@ class Stepper:
 
     @property
     def over(self) -> bool:
-        """Whether the run is closed."""
-        return self.stream.closed
+        """Whether the run is closed, or its hooks were taken off on purpose."""
+        return self.stream.closed or self._removed
 
     def looks_like(self, optimizer: optim.Optimizer) -> bool:
         """Whether ``optimizer`` could be a copy of this one's."""
@@ -96,6 +97,7 @@ class Stepper:
 
     def remove(self) -> None:
         """Takes the hooks off."""
+        self._removed = True
         for handle in self._handles:
             handle.remove()
 
