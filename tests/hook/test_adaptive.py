@@ -126,7 +126,7 @@ def torchs(norm: float, threshold: float | None) -> float:
 # -- the rules ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(NORMS, st.floats(min_value=0, max_value=100))
 def test_a_percentile_of_sorted_numbers_is_numpys_to_the_bit(numbers, percent):
     assert percentile(sorted(numbers), percent) == np.percentile(numbers, percent)
@@ -345,7 +345,7 @@ def test_target_fraction_clips_that_share_of_steps(fraction):
 
 
 @every_strategy
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seeds, st.data())
 def test_steps_that_are_not_finite_teach_nothing(make, seed, data):
     norms = stream(seed)
@@ -407,7 +407,7 @@ def test_the_other_policies_teach_nothing_either(make):
 
 
 @every_strategy
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seeds, st.integers(0, 40))
 def test_a_run_saved_at_any_step_goes_on_as_if_never_stopped(make, seed, stop):
     norms = stream(seed)

@@ -121,7 +121,7 @@ def test_closures_skipped_and_failed_steps_are_measured_once_or_not_at_all(serve
     assert sorted(server.table(MEASURES)) == [0, run.step - 1]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.one_of(

@@ -99,7 +99,7 @@ FLOATS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.lists(FLOATS, min_size=1, max_size=6), min_size=1, max_size=5),
     st.one_of(
