@@ -9,7 +9,6 @@ import pytest
 from hypothesis import settings
 from support import Program, Running, free_port, running
 
-
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -132,7 +132,6 @@ def test_a_percentile_of_sorted_numbers_is_numpys_to_the_bit(numbers, percent):
     assert percentile(sorted(numbers), percent) == np.percentile(numbers, percent)
 
 
-@settings(deadline=None)
 @given(NORMS, st.floats(min_value=0, max_value=100, exclude_min=True))
 def test_autoclip_clips_to_numpys_percentile_of_all_norms_this_one_included(norms, percent):
     strategy, history = AutoClip(percent), []
@@ -146,7 +145,6 @@ def test_autoclip_clips_to_numpys_percentile_of_all_norms_this_one_included(norm
     assert strategy.history.tolist() == history
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(NORM, st.integers(0, 6)), min_size=1))
 def test_autoclips_window_holds_the_last_norms_and_may_be_changed_at_any_step(steps):
     strategy, kept = AutoClip(30), []
@@ -162,7 +160,6 @@ def test_autoclips_window_of_none_is_the_value_0():
     assert AutoClip(window=None).parameters == {"percentile": 10.0, "window": 0.0}
 
 
-@settings(deadline=None)
 @given(
     NORMS,
     st.floats(min_value=0.01, max_value=0.99),
@@ -193,7 +190,6 @@ def test_gradients_that_are_zero_for_long_leave_a_threshold_that_comes_back():
     assert 1 < strategy.threshold < 10
 
 
-@settings(deadline=None)
 @given(seeds, st.sampled_from(["adaptive_scaling", "mean", "percentile"]), st.booleans())
 def test_zclip_is_the_papers_algorithm(seed, option, skip):
     alpha, reach, warmup, factor = 0.9, 1.5, 6, 0.8
@@ -237,7 +233,6 @@ def test_zclips_ceiling_holds_in_the_warm_up_and_after_it():
     assert ZClip(max_norm=None).threshold is None
 
 
-@settings(deadline=None)
 @given(seeds)
 def test_adagc_is_the_papers_algorithm(seed):
     rel, absolute, beta, warmup = 1.1, 0.7, 0.9, 5
@@ -285,7 +280,6 @@ def test_adagc_holds_a_gradient_that_was_zero_in_the_warm_up_near_zero():
     assert left == pytest.approx([1.05e-8, 0.5])
 
 
-@settings(deadline=None)
 @given(seeds, st.integers(20, 50), st.floats(min_value=0.5, max_value=4))
 def test_skip_step_skips_what_is_far_above_the_mean_of_the_last(seed, window, sigma):
     strategy, last = SkipStep(sigma, window), deque(maxlen=window)

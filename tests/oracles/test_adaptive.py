@@ -74,7 +74,7 @@ def close(
         assert (one - other).abs().max().item() <= share * largest
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SHAPES, DTYPES, SEEDS, st.floats(min_value=0.5, max_value=99.5))
 def test_autoclip_is_pseeths_autoclip(shapes, dtype, seed, percent):
     ours, theirs = Model(shapes, dtype), Model(shapes, dtype)
@@ -105,7 +105,7 @@ def pair_of_zclips(reach, alpha, warmup, factor, max_norm, option, skip):
 
 # In float64: the rule makes more of a norm's last bit (by 1 / std), and in float32 that bit
 # depends on the order of the sum.
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     SHAPES,
     SEEDS,
@@ -160,7 +160,7 @@ def test_zclip_is_zclip_in_float32_but_for_rounding(options, seed):
 
 
 @pytest.mark.parametrize("foreach", [False, True])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     SHAPES,
     DTYPES,
