@@ -3,12 +3,14 @@
 # Variables, on the command line or in the environment:
 #   PYTHON    the Python 3.11+ to use            (default: the newest one found up to 3.13)
 #   VENV      where its packages are put         (default: .venv)
+#   ORACLES   the same, for `make oracles`       (default: .venv-oracles)
 #   TORCH     which torch is installed           (default: torch, the release in the constraints)
 #   PIP_ARGS  more words for pip, such as an index that has CPU builds of torch
 #   CHROMIUM  the browser for the page's tests   (default: the first one found)
 #   ARGS      more words for what is run: make demo ARGS="--port 9000", make pytest ARGS="-k wire"
 
 VENV ?= .venv
+ORACLES ?= .venv-oracles
 TORCH ?= torch
 ARGS ?=
 BIN := $(VENV)/bin
@@ -19,7 +21,7 @@ LOCKS := pyproject.toml constraints-dev.txt scripts/setup.sh $(wildcard *build*.
          $(wildcard dashboard/*.py dashboard/package*.json dashboard/*/package*.json package*.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check install fmt lint types pytest docs picture smoke clean
+.PHONY: help demo test check install fmt lint types pytest oracles docs picture smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-9s %s\n", $$1, $$2 }'
@@ -29,7 +31,7 @@ demo: $(VENV)/installed ## start the server, the page and a real training run to
 	@exec $(BIN)/gradhelm demo $(ARGS)
 
 test: ## everything that CI runs: lint, types and all tests
-	@CHROMIUM=$$(scripts/setup.sh chromium) && $(MAKE) --no-print-directory lint types pytest CHROMIUM="$$CHROMIUM"
+	@CHROMIUM=$$(scripts/setup.sh chromium) && $(MAKE) --no-print-directory lint types pytest oracles CHROMIUM="$$CHROMIUM"
 
 check: test ## the same as test
 
@@ -49,6 +51,9 @@ types: $(VENV)/ready ## mypy, strict
 pytest: $(VENV)/ready ## pytest alone; ARGS="-k name" or ARGS="-m 'not browser'" for less
 	$(BIN)/pytest $(ARGS)
 
+oracles: $(ORACLES)/ready ## the strategies and integrations beside the packages they are held to
+	$(ORACLES)/bin/pytest tests/oracles $(ARGS)
+
 docs: $(VENV)/ready ## renew what the documents quote from the code
 	$(BIN)/python scripts/docs.py
 
@@ -59,10 +64,10 @@ smoke: $(VENV)/ready ## build the wheel and try it in fresh environments
 	$(BIN)/pytest -m packaging tests/test_packaging.py
 
 clean: ## remove the environment and everything that was built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ORACLES) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find client_hook server dashboard migrations tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The two stamps: what it takes to run, and what it takes to test.
+# The stamps: what it takes to run, to test, and to compare.
 $(VENV)/installed: $(LOCKS)
 	@scripts/setup.sh venv
 	@scripts/setup.sh run
@@ -70,4 +75,8 @@ $(VENV)/installed: $(LOCKS)
 
 $(VENV)/ready: $(VENV)/installed
 	@scripts/setup.sh dev
+	@touch $@
+
+$(ORACLES)/ready: $(LOCKS)
+	@VENV=$(ORACLES) scripts/setup.sh oracles
 	@touch $@

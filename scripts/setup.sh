@@ -1,9 +1,11 @@
 #!/bin/sh
-# Makes the environment that `make demo` (step 1 and 2) and `make test` (step 1 to 3) work in.
+# Makes the environment that `make demo` (step 1 and 2) and `make test` (step 1 to 3) work in, and a
+# second one for the packages that the strategies are compared with.
 #
 #   scripts/setup.sh venv      a virtual environment
 #   scripts/setup.sh run       gradhelm with its server and page, and torch, in it
 #   scripts/setup.sh dev       what the tests need besides
+#   scripts/setup.sh oracles   in $VENV, made if need be: the server and those packages
 #   scripts/setup.sh chromium  prints the browser that the page's tests drive
 #
 # Reads VENV, PYTHON, TORCH, PIP_ARGS and CHROMIUM (see `make help`). Says what it does and ends
@@ -56,12 +58,16 @@ pip_install() {
         $PIP_ARGS "$@" || stop "pip could not install $* (its own words are above)"
 }
 
+make_venv() {
+    if [ -x "$VENV/bin/python" ] && new_enough "$VENV/bin/python"; then return; fi
+    find_python
+    say "[1/$1] making $VENV with $PYTHON ($("$PYTHON" -c 'import platform; print(platform.python_version())'))"
+    "$PYTHON" -m venv --clear "$VENV" || stop "$PYTHON could not make $VENV"
+}
+
 case ${1:-} in
 venv)
-    if [ -x "$VENV/bin/python" ] && new_enough "$VENV/bin/python"; then exit 0; fi
-    find_python
-    say "[1/3] making $VENV with $PYTHON ($("$PYTHON" -c 'import platform; print(platform.python_version())'))"
-    "$PYTHON" -m venv --clear "$VENV" || stop "$PYTHON could not make $VENV"
+    make_venv 3
     ;;
 run)
     say "[2/3] installing gradhelm, its server, its page and $TORCH (minutes the first time)"
@@ -71,6 +77,14 @@ dev)
     say "[3/3] installing what the tests need"
     pip_install pip # dependency groups need pip 25.1
     pip_install --group dev
+    ;;
+oracles)
+    make_venv 2
+    say "[2/2] installing the packages that the strategies are compared with (minutes the first time)"
+    pip_install pip
+    pip_install -e '.[server]' "$TORCH" --group oracles
+    # timm asks for torchvision, and that for a torch of its own; the tests read one file of it.
+    pip_install --no-deps timm
     ;;
 chromium)
     for candidate in ${CHROMIUM:+"$CHROMIUM"} chromium chromium-browser google-chrome \
@@ -84,6 +98,6 @@ chromium)
     stop "no Chromium for the tests of the page; install one (Debian: apt-get install chromium), or CHROMIUM=/path/to/it"
     ;;
 *)
-    stop "usage: scripts/setup.sh venv|run|dev|chromium"
+    stop "usage: scripts/setup.sh venv|run|dev|oracles|chromium"
     ;;
 esac

@@ -196,7 +196,7 @@ def test_everything_that_is_asked_for_is_pinned() -> None:
     asked = [
         *project["project"]["dependencies"],
         *(line for extra in project["project"]["optional-dependencies"].values() for line in extra),
-        *project["dependency-groups"]["dev"],
+        *(line for group in project["dependency-groups"].values() for line in group),
     ]
     pinned = {
         line.partition("==")[0].lower().replace("_", "-")
