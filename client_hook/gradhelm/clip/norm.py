@@ -9,13 +9,17 @@ write.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor, optim
 
 from .base import COUNT, Range, Strategy
 from .gradients import Gradients, Outcome, Target
+
+
+_ROUNDED: Final = 1 + 1e-6
+"""More than the four roundings of torch's formula in float32 can make of a norm (2.4e-7)."""
 
 
 class GlobalNorm(Strategy):
@@ -44,14 +48,18 @@ class GlobalNorm(Strategy):
     def clip(self, grads: Gradients) -> Outcome:
         max_norm = self._values["max_norm"]
         norms, total = grads.norm(self.norm_type)
-        # This line is torch's own; another order of operations rounds differently.
-        factor = grads.scale(torch.clamp(max_norm / (total + 1e-6), max=1.0))
+        norm = total.item()
+        if (norm + 1e-6) * _ROUNDED <= max_norm:
+            factor = 1.0  # however torch rounds, it is no less
+        else:
+            # This line is torch's own; another order of operations rounds differently.
+            factor = grads.scale(torch.clamp(max_norm / (total + 1e-6), max=1.0))
         return Outcome(
             norms,
             total,
             threshold=max_norm,
             coefficient=factor,
-            post_norm=total.item() * factor,
+            post_norm=norm * factor,
             changed=factor < 1.0,
         )
 
