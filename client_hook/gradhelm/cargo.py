@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import wire
 from .control import Steering
@@ -16,14 +16,17 @@ from .outbox import Outbox
 from .ring import Group, Ring
 from .scalars import Scalars
 
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
 SETTLE: Final = 0.05
 """Seconds that logged scalars wait for others of their step, so that they travel as one row."""
 
 
 class Lane(NamedTuple):
-    """A ring, the columns of its rows, the groups they are sent in, and the stream they are of."""
+    """Where rows come from, their columns, the groups these are sent in, and the rows' stream."""
 
-    ring: Ring
+    source: Recorder | Ring
     groups: list[Group]
     columns: list[wire.Column]
     stream: str | None
@@ -43,14 +46,14 @@ class Cargo:
 
     def load(self, outbox: Outbox, *, over: bool = False) -> None:
         """Moves everything that is there into ``outbox``; ``over`` says that no more is coming."""
-        lossy = [(lane.ring.losses, "ring full") for lane in self.lanes]
+        lossy = [(lane.source.losses, "ring full") for lane in self.lanes]
         for losses, reason in (*lossy, (self.scalars.losses, "log full")):
             if over:
                 losses.end()
             for lost in losses.take():
                 outbox.declare(lost.first, lost.last, lost.rows, reason)
         for lane in self.lanes:
-            for batch in lane.ring.batches():
+            for batch in lane.source.batches():
                 for group in lane.groups:
                     rows = batch.rows[:, group.start : group.stop]
                     _put(outbox, group.number, batch.version, batch.steps, batch.times, rows)

@@ -28,8 +28,7 @@ class Attached(Protocol):
     def over(self) -> bool: ...
     @property
     def taken(self) -> int: ...
-    def hook(self, optimizer: optim.Optimizer) -> None: ...
-    def lost(self, optimizer: optim.Optimizer) -> bool: ...
+    def hook(self, optimizer: optim.Optimizer) -> int: ...
     def looks_like(self, optimizer: optim.Optimizer) -> bool: ...
 
 
@@ -39,24 +38,29 @@ _steppers: weakref.WeakSet[Attached] = weakref.WeakSet()
 # Of look-alikes: what the attached one had taken when it was last seen to move, and their own.
 _lookalikes: weakref.WeakKeyDictionary[optim.Optimizer, list[int]] = weakref.WeakKeyDictionary()
 _watching: list[Callable[[], None]] = []
+# The hooks of all steppers, by their ids.
+_hooks: set[int] = set()
 
 
 def watch(optimizer: optim.Optimizer, stepper: Attached) -> None:
-    """Says that ``stepper`` has its hooks on ``optimizer``."""
+    """Has ``stepper`` put its hooks on ``optimizer``, and looks after them from now on."""
     _at[optimizer] = stepper
+    _hooks.add(stepper.hook(optimizer))
     _steppers.add(stepper)
     if not _watching:
         _watching.append(before_each(_before_any))
 
 
 def _before_any(optimizer: optim.Optimizer) -> None:
+    if not _hooks.isdisjoint(optimizer._optimizer_step_pre_hooks):
+        return  # all is well: the way that every clipped step goes
     stepper = _at.get(optimizer)
     if stepper is None:
         alike = [s for s in _steppers if not s.over and s.looks_like(optimizer)]
         if alike:
             _seen(optimizer, sum(stepper.taken for stepper in alike))
-    elif not stepper.over and stepper.lost(optimizer):
-        stepper.hook(optimizer)
+    elif not stepper.over:
+        _hooks.add(stepper.hook(optimizer))
         logger.warning(
             "the hooks of the attached %s were gone; they are back from this step on, but steps "
             "before it may have been taken without clipping",

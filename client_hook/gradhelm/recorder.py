@@ -1,23 +1,26 @@
-"""The recorder: what one step measured, written as one row of the ring.
+"""The recorder: what the steps measured, on its way to the sender, and made into rows there.
 
-Law: it only copies numbers that the clip has computed already; nothing is measured for its sake.
+Law: the training thread only leaves a reference to what the clip has computed already, since a row
+written there costs it several times as much: training has emptied the caches. Handing over never
+blocks; when the sender is too far behind, the newest step is refused, and counted.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 
 from .clip import Outcome
 from .layout import RULE_SCALARS, SCALARS, Layout
-from .ring import Ring
-from .wire import MISSING, FloatArray
+from .notice import Notices
+from .ring import Batch, Losses, room
+from .wire import MISSING, MISSING_BITS, FloatArray
 
 _SAMPLES: Final = 1024
 """Hand-off times that percentiles are taken of: those of the newest steps."""
@@ -26,20 +29,52 @@ _NOTHING: Final = float(MISSING)
 _LARGEST: Final = float(np.finfo(np.float32).max)
 
 
-class Recorder:
-    """Writes rows of ``layout`` into ``ring``; ``every`` thins the uneventful ones."""
+class Entry(NamedTuple):
+    """What is told of one step.
 
-    def __init__(self, layout: Layout, ring: Ring, every: int) -> None:
-        self._ring = ring
+    outcome: None of a step that was not clipped, for want of gradients or because a GradScaler
+    ``skipped`` it. places: the parameters that had a gradient (None: all); the others stay missing.
+    """
+
+    step: int
+    time: float
+    version: int
+    outcome: Outcome | None
+    places: Sequence[int] | None
+    lr: float | None
+    threshold: float | None
+    skipped: bool
+
+
+class Recorder:
+    """The steps of one stream as rows of ``layout``; ``every`` thins the uneventful ones.
+
+    :meth:`step` and :meth:`without_gradients` belong to the training thread, :meth:`batches` to the
+    sender.
+    """
+
+    def __init__(self, layout: Layout, every: int, notices: Notices) -> None:
+        self.columns = layout.columns
+        self.capacity = room(len(layout.columns))
+        self.losses = Losses()
         self._every = every
+        self._notices = notices
         self._first = layout.first_norm
         self._counts_elements = layout.counts_elements
         self._parameters = len(layout.targets)
         self._details = layout.details
         self._rules = len(layout.rules)
-        self._pack = struct.Struct(f"{self._first}f").pack_into
-        self._taken = np.zeros(_SAMPLES, np.int64)
+        self._entries: deque[Entry] = deque()
+        self._taken = [0] * _SAMPLES
         self._samples = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def fill(self) -> float:
+        """The share of the room that is taken by steps that wait for the sender, 0 to 1."""
+        return len(self) / self.capacity
 
     def step(
         self,
@@ -49,63 +84,94 @@ class Recorder:
         lr: float | None,
         version: int,
     ) -> None:
-        """Writes what ``outcome`` says of ``step``.
-
-        ``places`` are the parameters that had a gradient (None: all); the others stay missing.
-        """
+        """Hands over what ``outcome`` says of ``step``."""
         started = time.perf_counter_ns()
+        self._put(
+            Entry(step, time.time(), version, outcome, places, lr, outcome.threshold, False)
+        )
+        self._taken[self._samples % _SAMPLES] = time.perf_counter_ns() - started
+        self._samples += 1
+
+    def without_gradients(
+        self, step: int, threshold: float | None, lr: float | None, version: int, *, skipped: bool
+    ) -> None:
+        """Hands over a step that was skipped by a GradScaler, or that had no gradient at all."""
+        self._put(Entry(step, time.time(), version, None, None, lr, threshold, skipped))
+
+    def _put(self, entry: Entry) -> None:
+        if len(self._entries) >= self.capacity:
+            self.losses.refuse(entry.step)
+            return
+        self.losses.end()
+        self._entries.append(entry)
+
+    def handoff(self) -> dict[str, float]:
+        """Median and 99th percentile of the time a step took, in microseconds (0 before any)."""
+        taken = self._taken[: min(self._samples, _SAMPLES)]
+        p50, p99 = np.percentile(taken, [50, 99]) / 1000 if taken else (0.0, 0.0)
+        return {"handoff_p50_us": float(p50), "handoff_p99_us": float(p99)}
+
+    # -- for the sender ---------------------------------------------------------------------------
+
+    def batches(self) -> Iterator[Batch]:
+        """Takes what there is now, oldest first: rows of one version, with increasing steps."""
+        for entries in self._runs(len(self._entries)):
+            bits = np.full((len(entries), len(self.columns)), MISSING_BITS, np.uint32)
+            rows = bits.view(np.float32)
+            for row, entry in zip(rows, entries, strict=True):
+                try:
+                    self._write(row, entry)
+                except Exception as error:  # what it did say of the step is told all the same
+                    self._notices.fault("recording", error)
+            yield Batch(
+                entries[0].version,
+                np.array([entry.step for entry in entries], np.uint64),
+                np.array([entry.time for entry in entries], np.float64),
+                rows,
+            )
+
+    def _runs(self, count: int) -> Iterator[list[Entry]]:
+        """The oldest ``count`` entries, without the uneventful ones, by what fits in one batch."""
+        run: list[Entry] = []
+        for _ in range(count):
+            entry = self._entries.popleft()
+            if entry.step % self._every and _uneventful(entry):
+                continue
+            if run and (entry.version != run[-1].version or entry.step <= run[-1].step):
+                yield run
+                run = []
+            run.append(entry)
+        if run:
+            yield run
+
+    def _write(self, row: FloatArray, entry: Entry) -> None:
+        outcome, places = entry.outcome, entry.places
+        if outcome is None:
+            row[SCALARS.index("threshold")] = _single(entry.threshold)
+            row[SCALARS.index("clipped")] = 0.0
+            row[SCALARS.index("skipped")] = float(entry.skipped)
+            row[SCALARS.index("lr")] = _single(entry.lr)
+            return
         norm: float = outcome.global_norm.item()
-        finite = math.isfinite(norm)
-        if step % self._every and finite and not outcome.changed:
-            return
-        partial = places is not None
-        ring = self._ring
-        slot = ring.reserve(step, blank=partial or bool(self._details))
-        if slot is None:
-            return
         norms = _numbers(outcome.norms)
-        nonfinite = 0 if finite else int(np.count_nonzero(~np.isfinite(norms)))
-        self._pack(ring.memory, slot * ring.row_bytes, *self._scalars(norm, outcome, nonfinite, lr))
-        self._put(slot, self._first, norms, places)
+        nonfinite = 0 if math.isfinite(norm) else int(np.count_nonzero(~np.isfinite(norms)))
+        row[: self._first] = self._scalars(norm, outcome, nonfinite, entry.lr)
+        self._spread(row, self._first, norms, places)
         for number, detail in enumerate(self._details, 1):
             values = outcome.coefficients if detail == "coef" else outcome.thresholds
             if values is not None:
                 first = self._first + number * self._parameters
-                self._put(slot, first, _numbers(values), places)
-        ring.commit(step, time.time(), version)
-        self._taken[self._samples % _SAMPLES] = time.perf_counter_ns() - started
-        self._samples += 1
+                self._spread(row, first, _numbers(values), places)
 
-    def _put(self, slot: int, first: int, values: FloatArray, places: Sequence[int] | None) -> None:
+    def _spread(
+        self, row: FloatArray, first: int, values: FloatArray, places: Sequence[int] | None
+    ) -> None:
         """Writes ``values`` from the column ``first`` on; parameters added later have none."""
-        row = self._ring.rows[slot]
         if places is None:
             row[first : first + self._parameters] = values[: self._parameters]
         else:
             known = [i for i, place in enumerate(places) if place < self._parameters]
             row[[first + places[i] for i in known]] = values[known]
-
-    def without_gradients(
-        self, step: int, threshold: float | None, lr: float | None, version: int, *, skipped: bool
-    ) -> None:
-        """Writes a step that was skipped by a GradScaler, or that had no gradient at all."""
-        ring = self._ring
-        slot = ring.reserve(step, blank=True)
-        if slot is None:
-            return
-        scalars = [_NOTHING] * self._first
-        scalars[SCALARS.index("threshold")] = _single(threshold)
-        scalars[SCALARS.index("clipped")] = 0.0
-        scalars[SCALARS.index("skipped")] = float(skipped)
-        scalars[SCALARS.index("lr")] = _single(lr)
-        self._pack(ring.memory, slot * ring.row_bytes, *scalars)
-        ring.commit(step, time.time(), version)
-
-    def handoff(self) -> dict[str, float]:
-        """Median and 99th percentile of the time a row took, in microseconds (0 before any)."""
-        taken = self._taken[: min(self._samples, _SAMPLES)]
-        p50, p99 = np.percentile(taken, [50, 99]) / 1000 if taken.size else (0.0, 0.0)
-        return {"handoff_p50_us": float(p50), "handoff_p99_us": float(p99)}
 
     def _scalars(
         self, norm: float, outcome: Outcome, nonfinite: int, lr: float | None
@@ -135,6 +201,13 @@ class Recorder:
                 yield _single(part.threshold)
                 yield _single(part.coefficient)
                 yield float(part.changed)
+
+
+def _uneventful(entry: Entry) -> bool:
+    outcome = entry.outcome
+    return (
+        outcome is not None and not outcome.changed and math.isfinite(outcome.global_norm.item())
+    )
 
 
 def _numbers(values: torch.Tensor) -> FloatArray:

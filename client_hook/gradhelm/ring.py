@@ -18,6 +18,11 @@ BUDGET: Final = 16 * 1024 * 1024
 """Bytes of values that a ring may hold."""
 
 
+def room(columns: int) -> int:
+    """The rows of so many columns that may wait for the sender."""
+    return max(64, min(8192, BUDGET // (4 * columns)))
+
+
 class Lost(NamedTuple):
     """``rows`` rows of the steps ``first``..``last`` that found no room."""
 
@@ -81,7 +86,7 @@ class Ring:
     """
 
     def __init__(self, columns: int) -> None:
-        self.capacity = max(64, min(8192, BUDGET // (4 * columns)))
+        self.capacity = room(columns)
         self.losses = Losses()
         self.rows: FloatArray = np.empty((self.capacity, columns), np.float32)
         self.row_bytes = 4 * columns

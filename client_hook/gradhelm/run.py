@@ -125,13 +125,13 @@ class Run:
         ``sent_frames``. Empty when the run does not report.
         """
         scalars, link, recorder = self._scalars, self._link, self._first.recorder
-        rings = [stream.ring for stream in self.streams.values() if stream.ring is not None]
+        sources = [s.recorder for s in self.streams.values() if s.recorder is not None]
         if scalars is None or link is None or recorder is None:
             return {}
         outbox = link.outbox
-        lost = sum(ring.losses.count for ring in rings)
+        lost = sum(source.losses.count for source in sources)
         return recorder.handoff() | {
-            "ring_fill": max(ring.fill for ring in rings),
+            "ring_fill": max(source.fill for source in sources),
             "dropped": float(lost + scalars.losses.count + outbox.rows_shed),
             "unsent": float(len(outbox)),
             "sent_frames": float(outbox.frames_sent),
@@ -197,14 +197,14 @@ class Run:
         lanes = []
         numbers = 0
         for stream in self.streams.values():
-            for ring, columns in stream.record():
+            for source, columns in stream.record():
                 starts = range(0, len(columns), MAX_GROUP)
                 groups = [
                     Group(number, start, min(start + MAX_GROUP, len(columns)))
                     for number, start in enumerate(starts, numbers)
                 ]
                 numbers += len(groups)
-                lanes.append(Lane(ring, groups, columns, stream.name))
+                lanes.append(Lane(source, groups, columns, stream.name))
         names = {column.name for lane in lanes for column in lane.columns} | RESERVED
         self._scalars = Scalars(self._notices, frozenset(names), numbers)
         cargo = Cargo(lanes, self._scalars, self._steering, self._beat)

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from . import copies, scaler
 from .layout import choose
+from .steps import untraced
 from .stream import Stream
 
 _steppers: weakref.WeakKeyDictionary[optim.Optimizer, Stepper] = weakref.WeakKeyDictionary()
@@ -65,7 +66,6 @@ class Stepper:
         self._kind = type(optimizer)
         self._shapes = copies.shapes(optimizer)
         self._handles: list[RemovableHandle] = []
-        self.hook(optimizer)
         _steppers[optimizer] = self
         scaler.watch(optimizer, self._scaler_steps)
         copies.watch(optimizer, self)
@@ -84,16 +84,13 @@ class Stepper:
         """Whether ``optimizer`` could be a copy of this one's."""
         return type(optimizer) is self._kind and copies.shapes(optimizer) == self._shapes
 
-    def lost(self, optimizer: optim.Optimizer) -> bool:
-        """Whether the hooks are no longer on ``optimizer``."""
-        return self._handles[0].id not in optimizer._optimizer_step_pre_hooks
-
-    def hook(self, optimizer: optim.Optimizer) -> None:
-        """Puts the hooks on."""
+    def hook(self, optimizer: optim.Optimizer) -> int:
+        """Puts the hooks on; returns the id of the first."""
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
+        return self._handles[0].id
 
     def remove(self) -> None:
         """Takes the hooks off."""
@@ -101,6 +98,7 @@ class Stepper:
         for handle in self._handles:
             handle.remove()
 
+    @untraced
     def _before(
         self, optimizer: optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
@@ -127,6 +125,7 @@ class Stepper:
             return args, {**kwargs, "closure": wrapped}
         return (args[0], wrapped, *args[2:]), kwargs
 
+    @untraced
     def _after(
         self, optimizer: optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:

@@ -243,7 +243,7 @@ def test_a_full_ring_is_declared(server):
     run = gradhelm.attach(model, max_norm=1.0, server=server.url)
     server.wait(lambda: server.headers)
     (stream,) = run.streams.values()
-    ring = stream.ring
+    ring = stream.recorder
     real, ring.batches = ring.batches, lambda *_: iter(())
     one_step(model)
     for _ in range(ring.capacity + 10):

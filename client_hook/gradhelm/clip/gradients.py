@@ -264,9 +264,9 @@ def foreach(grads: list[Tensor]) -> bool:
 
 def measure(groups: list[tuple[list[Tensor], list[int]]], norm_type: float = 2.0) -> Tensor:
     """The norms [n] in the order given; that of an empty gradient is 0."""
-    norms = [norm for grads, _ in groups for norm in _measure(grads, norm_type)]
     if len(groups) == 1:
-        return _stacked(norms)
+        return _stacked(_measure(groups[0][0], norm_type))
+    norms = [norm for grads, _ in groups for norm in _measure(grads, norm_type)]
     first = norms[0].device
     stacked = torch.stack([norm.to(first) for norm in norms])
     order = torch.empty(len(norms), dtype=torch.long)
@@ -274,14 +274,14 @@ def measure(groups: list[tuple[list[Tensor], list[int]]], norm_type: float = 2.0
     return stacked[order.to(first)]
 
 
-def _stacked(norms: list[Tensor]) -> Tensor:
+def _stacked(norms: Sequence[Tensor]) -> Tensor:
     """[n]: ``norms`` (of one device and dtype) in one tensor.
 
     On a CPU by way of Python's numbers, which keeps every bit and takes half of torch.stack's time.
     """
     dtype = _NUMPYS.get(norms[0].dtype)
     if dtype is None or not norms[0].is_cpu:
-        return torch.stack(norms)
+        return torch.stack(list(norms))
     return torch.from_numpy(np.array([norm.item() for norm in norms], dtype))
 
 
@@ -313,7 +313,7 @@ def norm_dtype(grad: Tensor) -> torch.dtype:
     return torch.float32 if grad.dtype in _HALVES else grad.dtype.to_real()
 
 
-def _measure(grads: list[Tensor], norm_type: float) -> list[Tensor]:
+def _measure(grads: list[Tensor], norm_type: float) -> Sequence[Tensor]:
     """The norms of ``grads`` (of one device and dtype)."""
     wide = torch.float32 if grads[0].dtype in _HALVES else None
     if norm_type not in (1, 2) and not all(g.numel() for g in grads):
@@ -323,5 +323,5 @@ def _measure(grads: list[Tensor], norm_type: float) -> list[Tensor]:
             for g in grads
         ]
     if foreach(grads):
-        return list(torch._foreach_norm(grads, norm_type, dtype=wide))
+        return torch._foreach_norm(grads, norm_type, dtype=wide)
     return [torch.linalg.vector_norm(g, norm_type, dtype=wide) for g in grads]
