@@ -20,12 +20,15 @@ from .clip import Outcome
 from .layout import RULE_SCALARS, SCALARS, Layout
 from .notice import Notices
 from .ring import Batch, Losses, room
+from .unread import Arrival
 from .wire import MISSING, MISSING_BITS, FloatArray
 
 _SAMPLES: Final = 1024
 """Hand-off times that percentiles are taken of: those of the newest steps."""
 _NOTHING: Final = float(MISSING)
 """MISSING as a Python float; its bits survive the way back to float32."""
+ARRIVAL: Final = 1.0
+"""Seconds that the end of a run waits for numbers that are still on a device."""
 _LARGEST: Final = float(np.finfo(np.float32).max)
 
 
@@ -39,7 +42,7 @@ class Entry(NamedTuple):
     step: int
     time: float
     version: int
-    outcome: Outcome | None
+    outcome: Outcome | Arrival | None
     places: Sequence[int] | None
     lr: float | None
     threshold: float | None
@@ -86,9 +89,12 @@ class Recorder:
     ) -> None:
         """Hands over what ``outcome`` says of ``step``."""
         started = time.perf_counter_ns()
-        self._put(
-            Entry(step, time.time(), version, outcome, places, lr, outcome.threshold, False)
-        )
+        told: Outcome | Arrival = outcome
+        if outcome.factor is not None and outcome.coefficient is None:
+            told = Arrival(outcome)
+        elif not outcome.norms.is_cpu:
+            told = _here(outcome)
+        self._put(Entry(step, time.time(), version, told, places, lr, outcome.threshold, False))
         self._taken[self._samples % _SAMPLES] = time.perf_counter_ns() - started
         self._samples += 1
 
@@ -104,6 +110,18 @@ class Recorder:
             return
         self.losses.end()
         self._entries.append(entry)
+
+    def end(self) -> None:
+        """No more is coming: what has not arrived from a device in a while is lost."""
+        patience = time.monotonic() + ARRIVAL
+        lost: list[int] = []
+        while self._entries and not _arrived(self._entries[-1]):
+            if time.monotonic() < patience:
+                time.sleep(0.001)
+            else:
+                lost.append(self._entries.pop().step)
+        for step in reversed(lost):
+            self.losses.refuse(step)
 
     def handoff(self) -> dict[str, float]:
         """Median and 99th percentile of the time a step took, in microseconds (0 before any)."""
@@ -134,7 +152,11 @@ class Recorder:
         """The oldest ``count`` entries, without the uneventful ones, by what fits in one batch."""
         run: list[Entry] = []
         for _ in range(count):
+            if not _arrived(self._entries[0]):
+                break
             entry = self._entries.popleft()
+            if isinstance(entry.outcome, Arrival):
+                entry = entry._replace(outcome=entry.outcome.outcome())
             if entry.step % self._every and _uneventful(entry):
                 continue
             if run and (entry.version != run[-1].version or entry.step <= run[-1].step):
@@ -146,6 +168,7 @@ class Recorder:
 
     def _write(self, row: FloatArray, entry: Entry) -> None:
         outcome, places = entry.outcome, entry.places
+        assert not isinstance(outcome, Arrival)
         if outcome is None:
             row[SCALARS.index("threshold")] = _single(entry.threshold)
             row[SCALARS.index("clipped")] = 0.0
@@ -203,17 +226,37 @@ class Recorder:
                 yield float(part.changed)
 
 
+def _arrived(entry: Entry) -> bool:
+    return not isinstance(entry.outcome, Arrival) or entry.outcome.here
+
+
 def _uneventful(entry: Entry) -> bool:
     outcome = entry.outcome
     return (
-        outcome is not None and not outcome.changed and math.isfinite(outcome.global_norm.item())
+        isinstance(outcome, Outcome)
+        and not outcome.changed
+        and math.isfinite(outcome.global_norm.item())
+    )
+
+
+def _here(outcome: Outcome) -> Outcome:
+    """``outcome`` of a strategy that waited for the device anyway, in this process's memory."""
+    each = outcome.coefficients, outcome.thresholds
+    found = outcome.found_inf
+    return outcome._replace(
+        norms=outcome.norms.cpu(),
+        global_norm=outcome.global_norm.cpu(),
+        coefficients=None if each[0] is None else each[0].cpu(),
+        thresholds=None if each[1] is None else each[1].cpu(),
+        skipped=outcome.skipped or (found is not None and bool(found.item())),
+        parts=tuple(None if part is None else _here(part) for part in outcome.parts),
     )
 
 
 def _numbers(values: torch.Tensor) -> FloatArray:
     """``values`` as float32 in this process's memory."""
-    if values.dtype is not torch.float32 or values.device.type != "cpu":
-        values = values.to("cpu", torch.float32)
+    if values.dtype is not torch.float32:
+        values = values.float()
     array: FloatArray = values.numpy()
     return array
 

@@ -22,13 +22,12 @@ _watched: weakref.WeakKeyDictionary[optim.Optimizer, Callable[[], Callable[[], N
 )
 
 
-def skips(optimizer: optim.Optimizer) -> bool:
-    """Whether a scaler has told a fused optimizer to skip this step (its gradients are not finite).
-
-    Reading the flag waits for the device; on a CPU it is a plain number.
+def found_inf(optimizer: optim.Optimizer) -> Tensor | None:
+    """What a scaler has told a fused optimizer: not 0 when it is to skip this step, since its
+    gradients are not finite. Reading it waits for the device.
     """
     found: Tensor | None = getattr(optimizer, "found_inf", None)
-    return found is not None and bool(found.item())
+    return found
 
 
 def unscale(optimizer: optim.Optimizer) -> None:

@@ -12,13 +12,18 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn, optim
 from torch.utils.hooks import RemovableHandle
 
-from . import copies, scaler
+from . import copies, scaler, unread
+from .clip import Outcome
 from .layout import choose
 from .steps import untraced
 from .stream import Stream
+
+_TOLD: Final = ("grad_scale", "found_inf")
+"""The attributes by which a GradScaler talks to a fused optimizer."""
 
 _steppers: weakref.WeakKeyDictionary[optim.Optimizer, Stepper] = weakref.WeakKeyDictionary()
 
@@ -62,6 +67,10 @@ class Stepper:
         self._outer: FrameType | None = None
         # The learning rates of the groups, while one step is taken with others.
         self._lrs: list[Any] | None = None
+        # What a GradScaler had told the optimizer, while it is told to divide the gradients.
+        self._told: dict[str, Any] | None = None
+        # Whether this step will be skipped, where only the device knows.
+        self._found_inf: Tensor | None = None
         self._removed = False
         self._kind = type(optimizer)
         self._shapes = copies.shapes(optimizer)
@@ -112,7 +121,11 @@ class Stepper:
         self._restore(optimizer)
         self._adopt(optimizer)
         self.stream.boundary()
-        if scaler.skips(optimizer):
+        found_inf = scaler.found_inf(optimizer)
+        self._found_inf = None
+        if found_inf is not None and unread.possible(self.stream.strategy, found_inf.device):
+            self._found_inf = found_inf
+        elif found_inf is not None and found_inf.item():
             self.stream.count(None, _lr(optimizer), skipped=True)
             return None
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
@@ -137,6 +150,11 @@ class Stepper:
     def _step(self, optimizer: optim.Optimizer, *, count: bool = True) -> None:
         """Clips; with ``count`` this is the clip that the step is known by."""
         outcome = self.stream.clip()
+        self._unfold(optimizer)
+        if outcome is not None and self._found_inf is not None:
+            outcome = outcome._replace(found_inf=self._found_inf)
+        if outcome is not None and outcome.folded:
+            self._fold(optimizer, outcome)
         if outcome is not None and outcome.lr_scale != 1.0 and self._lrs is None:
             self._lrs = [group.get("lr") for group in optimizer.param_groups]
             for group in optimizer.param_groups:
@@ -145,12 +163,32 @@ class Stepper:
             self.stream.count(outcome, _lr(optimizer))
 
     def _restore(self, optimizer: optim.Optimizer) -> None:
-        """Undoes what was meant for one step: hidden gradients, other learning rates."""
+        """Undoes what was meant for one step: hidden gradients, other learning rates, a divisor."""
         self.stream.unhide()
+        self._unfold(optimizer)
         if self._lrs is not None:
             for group, lr in zip(optimizer.param_groups, self._lrs, strict=False):
                 group["lr"] = lr
             self._lrs = None
+
+    def _fold(self, optimizer: optim.Optimizer, outcome: Outcome) -> None:
+        """Has a fused optimizer divide the gradients while it reads them, as a GradScaler does."""
+        assert outcome.factor is not None
+        self._told = {name: vars(optimizer)[name] for name in _TOLD if name in vars(optimizer)}
+        scale = outcome.factor.float().reciprocal()
+        found_inf = self._told.get("found_inf")
+        vars(optimizer).update(
+            grad_scale=scale,
+            found_inf=torch.zeros_like(scale) if found_inf is None else found_inf,
+        )
+
+    def _unfold(self, optimizer: optim.Optimizer) -> None:
+        # A GradScaler multiplies by a grad_scale that it finds: none must be left, not even None.
+        if self._told is not None:
+            for name in _TOLD:
+                vars(optimizer).pop(name, None)
+            vars(optimizer).update(self._told)
+            self._told = None
 
     def _clipping(
         self, closure: Callable[[], Any], optimizer: optim.Optimizer
@@ -175,10 +213,12 @@ class Stepper:
     def _scaler_steps(self) -> Callable[[], None]:
         """A GradScaler is about to step; what to do when it has, and no step was counted."""
         before = self.stream.step
+        optimizer = next((o for o, s in _steppers.items() if s is self), None)
+        if optimizer is not None:
+            self._unfold(optimizer)  # left over from a step that raised
 
         def done() -> None:
             if self.stream.step == before:
-                optimizer = next((o for o, s in _steppers.items() if s is self), None)
                 self.stream.boundary()
                 self.stream.count(None, None if optimizer is None else _lr(optimizer), skipped=True)
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, optim
 
+from . import unread
 from .clip import Gradients, Outcome, Strategy, Target
 from .clip.norm import Observe
 from .control import Steering
@@ -106,9 +107,7 @@ class Stream:
     def record(self) -> list[tuple[Recorder | Ring, list[Column]]]:
         """Starts recording; returns where rows come from, and their columns."""
         self.recorder = Recorder(self.layout, self._every, self._notices)
-        sources: list[tuple[Recorder | Ring, list[Column]]] = [
-            (self.recorder, self.layout.columns)
-        ]
+        sources: list[tuple[Recorder | Ring, list[Column]]] = [(self.recorder, self.layout.columns)]
         if self.measures is not None:
             self.measures.ring = Ring(len(self.measures.columns))
             sources.append((self.measures.ring, self.measures.columns))
@@ -119,6 +118,8 @@ class Stream:
         if self.settle is not None and not forget:
             self.settle()
         self.closed = True
+        if self.recorder is not None and not forget:
+            self.recorder.end()
         if forget:
             self.recorder = None
             if self.measures is not None:
@@ -159,7 +160,7 @@ class Stream:
                 if grads is None:
                     return None
                 self._measure(grads)
-                return self.strategy.clip(grads)
+                return unread.clip(self.strategy, grads) or self.strategy.clip(grads)
             except Exception as error:
                 self._notices.fault("observing", error)
                 return None
@@ -167,7 +168,9 @@ class Stream:
         if grads is None:
             return None
         self._measure(grads)
-        outcome = self.strategy.step(grads)
+        outcome = unread.clip(self.strategy, grads) or self.strategy.step(grads)
+        if outcome.factor is not None:
+            return outcome
         if outcome.skipped:
             self._hide(grads)
             self.measured(taken=False)

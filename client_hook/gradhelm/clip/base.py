@@ -114,6 +114,8 @@ class Strategy:
     takes_sparse: ClassVar[bool] = True
     """Whether sparse gradients can be clipped so."""
     takes_complex: ClassVar[bool] = True
+    folds: bool = False
+    """Whether the multiplication is left to a fused optimizer, see :class:`GlobalNorm`."""
     norm_type: float = 2.0
 
     def __init__(self, *, nonfinite: str = "propagate", **values: float) -> None:
@@ -280,6 +282,11 @@ class Strategy:
         leaves no gradients: each ``grad`` is None. Returns the common norm before clipping as a 0-d
         tensor (0 when there is no gradient).
         """
+        if self.folds:
+            raise ValueError(
+                f"{self.name} with exact=False clips inside the steps of an attached optimizer; "
+                "use exact=True to clip gradients here and now"
+            )
         if isinstance(parameters, Tensor):
             parameters = [parameters]
         generator = isinstance(parameters, types.GeneratorType)

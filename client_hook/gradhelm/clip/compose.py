@@ -46,6 +46,7 @@ class _Wrapper(Strategy):
             "per_parameter_thresholds",
             "takes_sparse",
             "takes_complex",
+            "folds",
         ):
             setattr(self, name, getattr(strategy, name))
 
@@ -234,6 +235,8 @@ class Ceiling(_Wrapper):
     own_names: ClassVar[tuple[str, ...]] = ("ceiling",)
 
     def __init__(self, strategy: Strategy, max_norm: float) -> None:
+        if isinstance(strategy, Strategy) and strategy.folds:
+            raise ValueError("strategy has exact=False: nothing is clipped yet for the ceiling")
         super().__init__(strategy, ceiling=checked("max_norm", max_norm))
 
     def __repr__(self) -> str:

@@ -28,6 +28,11 @@ class Divided(Strategy):
 
     def __init__(self, rules: Mapping[str, Strategy]) -> None:
         super().__init__()
+        for rule, strategy in rules.items():
+            if strategy.folds:
+                raise ValueError(
+                    f"clip[{rule!r}] has exact=False, which is for all of an optimizer's parameters"
+                )
         self._rules = dict(rules)
         strategies = list(self._rules.values())
         self.counts_elements = any(s.counts_elements for s in strategies)  # type: ignore[misc]

@@ -40,7 +40,7 @@ class Target(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one clip measured and did.
+    """What one clip measured and did. It is read after the step: its tensors must stay as they are.
 
     norms: [n], the gradients' norms before clipping, in the order they were given.
     global_norm: 0-d, their common norm before clipping.
@@ -54,6 +54,9 @@ class Outcome(NamedTuple):
     thresholds: [n], the threshold of each gradient where they differ.
     skipped: whether the optimizer must not use these gradients.
     lr_scale: what the learning rate is multiplied by for this one step.
+    factor: 0-d, the coefficient where it is left on the device, or to the optimizer.
+    folded: the gradients are not multiplied yet: the optimizer is to divide them by 1 / ``factor``.
+    found_inf: 0-d, on the device: not 0 when the optimizer is going to skip the step by itself.
     parts: of a strategy made of several, what each of them did (None: it had no gradients).
     """
 
@@ -68,6 +71,9 @@ class Outcome(NamedTuple):
     thresholds: Tensor | None = None
     skipped: bool = False
     lr_scale: float = 1.0
+    factor: Tensor | None = None
+    folded: bool = False
+    found_inf: Tensor | None = None
     parts: tuple[Outcome | None, ...] = ()
 
 
@@ -176,15 +182,19 @@ class Gradients:
         On a CPU a coefficient of exactly 1 is not multiplied in: x * 1.0 is x.
         """
         factor: float = coefficient.item()
-        if factor != 1.0 or coefficient.device.type != "cpu":
-            for tensors, _ in self.groups:
-                scale = coefficient.to(tensors[0].device)
-                if foreach(tensors):
-                    torch._foreach_mul_(tensors, scale)
-                else:
-                    for tensor in tensors:
-                        tensor.mul_(scale)
+        if factor != 1.0 or not coefficient.is_cpu:
+            self.multiply(coefficient)
         return factor
+
+    def multiply(self, coefficient: Tensor) -> None:
+        """Multiplies all gradients by ``coefficient`` (0-d), whatever it is."""
+        for tensors, _ in self.groups:
+            scale = coefficient.to(tensors[0].device)
+            if foreach(tensors):
+                torch._foreach_mul_(tensors, scale)
+            else:
+                for tensor in tensors:
+                    tensor.mul_(scale)
 
     def scale_each(self, coefficients: Tensor) -> None:
         """Multiplies each gradient by its own of the ``coefficients`` [n]; those of 1 stay."""
@@ -257,8 +267,9 @@ def foreach(grads: list[Tensor]) -> bool:
 
     It does not for subclasses; a device has to be asked about only once.
     """
-    return set(map(type, grads)) == {Tensor} and bool(
-        _has_foreach_support(grads[:1], grads[0].device)
+    first = grads[0]
+    return set(map(type, grads)) == {Tensor} and (
+        first.is_cpu or bool(_has_foreach_support([first], first.device))
     )
 
 
