@@ -174,7 +174,7 @@ class Stream:
         if outcome.skipped:
             self._hide(grads)
             self.measured(taken=False)
-        elif outcome.post_norm is None and self.recorder and self.step % SAMPLED == 0:
+        elif outcome.post_norm is None and self.recorder is not None and self.step % SAMPLED == 0:
             after = Gradients(grads.tensors, grads.parameters).global_norm
             outcome = outcome._replace(post_norm=after.item())
         return outcome

@@ -57,6 +57,9 @@ class Listener:
     def without_gradients(self, step, *rest, skipped: bool) -> None:
         (self.skipped if skipped else []).append(step)
 
+    def end(self) -> None:
+        pass
+
     @property
     def norms(self) -> list[float]:
         return [outcome.global_norm.item() for _, outcome, _ in self.outcomes]
