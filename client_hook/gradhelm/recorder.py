@@ -21,7 +21,7 @@ from .layout import RULE_SCALARS, SCALARS, Layout
 from .notice import Notices
 from .ring import Batch, Losses, room
 from .unread import Arrival
-from .wire import MISSING, MISSING_BITS, FloatArray
+from .wire import MAX_FRAME, MISSING, MISSING_BITS, FloatArray
 
 _SAMPLES: Final = 1024
 """Hand-off times that percentiles are taken of: those of the newest steps."""
@@ -59,6 +59,8 @@ class Recorder:
     def __init__(self, layout: Layout, every: int, notices: Notices) -> None:
         self.columns = layout.columns
         self.capacity = room(len(layout.columns))
+        # As many rows as fit in one frame with their steps and times: little memory beside the wait.
+        self._most = max(1, MAX_FRAME // (4 * len(layout.columns) + 16))
         self.losses = Losses()
         self._every = every
         self._notices = notices
@@ -162,7 +164,11 @@ class Recorder:
                 entry = entry._replace(outcome=entry.outcome.outcome())
             if entry.step % self._every and _uneventful(entry):
                 continue
-            if run and (entry.version != run[-1].version or entry.step <= run[-1].step):
+            if run and (
+                entry.version != run[-1].version
+                or entry.step <= run[-1].step
+                or len(run) == self._most
+            ):
                 yield run
                 run = []
             run.append(entry)
