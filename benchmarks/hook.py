@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn, optim
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 import gradhelm
 from gradhelm.clip import GlobalNorm
@@ -69,10 +70,6 @@ class Still(optim.Optimizer):
         pass
 
 
-class Unhooked(Still):
-    """Of another class, since a look-alike of an attached optimizer is looked at more closely."""
-
-
 class LanguageModel(nn.Module):
     """A transformer with its head tied to the embedding: 12 parameters a layer, and 3."""
 
@@ -102,6 +99,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 # -- measuring ------------------------------------------------------------------------------------
 
+BARE = ("nothing", "bare, clips nothing", "bare, clips", "plain", "bare")
+
 Times = dict[str, list[tuple[float, float]]]
 """Wall and thread time of each side in each round, in seconds."""
 
@@ -109,17 +108,26 @@ Times = dict[str, list[tuple[float, float]]]
 def interleave(
     sides: dict[str, Callable[[], object]], prepare: Callable[[str], None], rounds: int
 ) -> Times:
-    """Runs all ``sides`` in each round, ``prepare`` before each; some first rounds are dropped."""
+    """Runs all ``sides`` in each round, ``prepare`` before each; some first rounds are dropped.
+
+    gradhelm looks at the steps of all optimizers in the process once one is attached: not at those of
+    the sides in ``BARE``, which stand for a process without it.
+    """
     times: Times = {side: [] for side in sides}
     cold = max(2, rounds // 10)
+    hooks = dict(_global_optimizer_pre_hooks)
     for number in range(rounds + cold):
         for side in random.sample(list(sides), len(sides)):
             prepare(side)
+            _global_optimizer_pre_hooks.clear()
+            if side not in BARE:
+                _global_optimizer_pre_hooks.update(hooks)
             cpu, wall = time.thread_time(), time.perf_counter()
             sides[side]()
             wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
             if number >= cold:
                 times[side].append((wall, cpu))
+    _global_optimizer_pre_hooks.update(hooks)
     return times
 
 
@@ -161,7 +169,7 @@ def clip_rows(rounds: int) -> Iterator[Row]:
     for where, build in MODELS.items():
         parameters = list(build().parameters())
         fresh, norm = shared_gradients(parameters)
-        unhooked = Unhooked(parameters)
+        unhooked = Still(parameters)
 
         def bare(max_norm: float, parameters=parameters, unhooked=unhooked) -> None:
             clip_grad_norm_(parameters, max_norm, foreach=True)

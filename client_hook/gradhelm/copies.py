@@ -38,6 +38,8 @@ _steppers: weakref.WeakSet[Attached] = weakref.WeakSet()
 # Of look-alikes: what the attached one had taken when it was last seen to move, and their own.
 _lookalikes: weakref.WeakKeyDictionary[optim.Optimizer, list[int]] = weakref.WeakKeyDictionary()
 _watching: list[Callable[[], None]] = []
+# The classes of all optimizers that were ever attached.
+_kinds: set[type[optim.Optimizer]] = set()
 # The hooks of all steppers, by their ids.
 _hooks: set[int] = set()
 
@@ -45,6 +47,7 @@ _hooks: set[int] = set()
 def watch(optimizer: optim.Optimizer, stepper: Attached) -> None:
     """Has ``stepper`` put its hooks on ``optimizer``, and looks after them from now on."""
     _at[optimizer] = stepper
+    _kinds.add(type(optimizer))
     _hooks.add(stepper.hook(optimizer))
     _steppers.add(stepper)
     if not _watching:
@@ -54,6 +57,8 @@ def watch(optimizer: optim.Optimizer, stepper: Attached) -> None:
 def _before_any(optimizer: optim.Optimizer) -> None:
     if not _hooks.isdisjoint(optimizer._optimizer_step_pre_hooks):
         return  # all is well: the way that every clipped step goes
+    if type(optimizer) not in _kinds:
+        return
     stepper = _at.get(optimizer)
     if stepper is None:
         alike = [s for s in _steppers if not s.over and s.looks_like(optimizer)]

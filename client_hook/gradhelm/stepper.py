@@ -91,7 +91,11 @@ class Stepper:
 
     def looks_like(self, optimizer: optim.Optimizer) -> bool:
         """Whether ``optimizer`` could be a copy of this one's."""
-        return type(optimizer) is self._kind and copies.shapes(optimizer) == self._shapes
+        return (
+            type(optimizer) is self._kind
+            and _held(optimizer) == len(self._shapes)
+            and copies.shapes(optimizer) == self._shapes
+        )
 
     def hook(self, optimizer: optim.Optimizer) -> int:
         """Puts the hooks on; returns the id of the first."""
