@@ -46,12 +46,7 @@ class Cargo:
 
     def load(self, outbox: Outbox, *, over: bool = False) -> None:
         """Moves everything that is there into ``outbox``; ``over`` says that no more is coming."""
-        lossy = [(lane.source.losses, "ring full") for lane in self.lanes]
-        for losses, reason in (*lossy, (self.scalars.losses, "log full")):
-            if over:
-                losses.end()
-            for lost in losses.take():
-                outbox.declare(lost.first, lost.last, lost.rows, reason)
+        self._declare(outbox, over)
         for lane in self.lanes:
             for batch in lane.source.batches():
                 for group in lane.groups:
@@ -59,6 +54,16 @@ class Cargo:
                     _put(outbox, group.number, batch.version, batch.steps, batch.times, rows)
         for part in self.scalars.rows(before=time.time() - (-1.0 if over else SETTLE)):
             _put(outbox, part.group, part.version, part.steps, part.times, part.values)
+        if over:
+            self._declare(outbox, over)  # what a device never told was given up just now
+
+    def _declare(self, outbox: Outbox, over: bool) -> None:
+        lossy = [(lane.source.losses, "ring full") for lane in self.lanes]
+        for losses, reason in (*lossy, (self.scalars.losses, "log full")):
+            if over:
+                losses.end()
+            for lost in losses.take():
+                outbox.declare(lost.first, lost.last, lost.rows, reason)
 
 
 def _put(

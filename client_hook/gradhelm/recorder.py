@@ -70,6 +70,7 @@ class Recorder:
         self._details = layout.details
         self._rules = len(layout.rules)
         self._entries: deque[Entry] = deque()
+        self._given_up = False
         self._taken = [0] * _SAMPLES
         self._samples = 0
 
@@ -114,16 +115,13 @@ class Recorder:
         self._entries.append(entry)
 
     def end(self) -> None:
-        """No more is coming: what has not arrived from a device in a while is lost."""
+        """No more is coming: what has not arrived from a device in a while is given up."""
         patience = time.monotonic() + ARRIVAL
-        lost: list[int] = []
-        while self._entries and not _arrived(self._entries[-1]):
-            if time.monotonic() < patience:
-                time.sleep(0.001)
-            else:
-                lost.append(self._entries.pop().step)
-        for step in reversed(lost):
-            self.losses.refuse(step)
+        while not all(map(_arrived, tuple(self._entries))):
+            if time.monotonic() >= patience:
+                self._given_up = True
+                return
+            time.sleep(0.001)
 
     def handoff(self) -> dict[str, float]:
         """Median and 99th percentile of the time a step took, in microseconds (0 before any)."""
@@ -158,7 +156,10 @@ class Recorder:
         run: list[Entry] = []
         for _ in range(count):
             if not _arrived(self._entries[0]):
-                break
+                if not self._given_up:
+                    break
+                self.losses.refuse(self._entries.popleft().step)
+                continue
             entry = self._entries.popleft()
             if isinstance(entry.outcome, Arrival):
                 entry = entry._replace(outcome=entry.outcome.outcome())

@@ -1,4 +1,4 @@
-"""The ring: rows of numbers on their way from the training thread to the sender thread.
+"""The ring: rows of measures on their way from the training thread to the sender thread.
 
 Law: one producer, one consumer, no lock, no allocation per step; pushing never blocks. A full ring
 refuses the newest row, and what it refused is known exactly.
