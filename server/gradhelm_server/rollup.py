@@ -1,9 +1,9 @@
 """Rollups: the same matrix with fewer, wider steps.
 
-The one law: ``coarsen`` merges. Coarsening by 16 and then by 16 is coarsening by 256, and
+The one law: ``coarsen`` merges. Coarsening by 16 and then by 8 is coarsening by 128, and
 coarsening pieces apart or together gives the same minima, maxima and counts (means to rounding).
-So a rollup can be built as frames arrive, rebuilt from frames, or mixed with them at the edges of
-a range, and a reader cannot tell.
+So a rollup can be built as steps arrive, bucket by bucket or all at once, or be mixed with steps at
+the edges of a range, and a reader cannot tell.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import numpy.typing as npt
 
 from gradhelm import wire
 
-FACTOR = 16
-LEVELS = 5
-"""A bucket of level n holds 16**n steps; level 5 is about a million."""
+SIZES = (1, *(16 * 8**level for level in range(7)))
+"""Steps in a bucket of each level. A view of any width is made of at most four times as many
+buckets as it shows; the widest of these hold four million steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Buckets x columns. ``ids`` (increasing) number the buckets; the rest is [bucket, column].
+    """Buckets x columns. ``ids`` (not decreasing) number the buckets; the rest is [bucket, column].
 
     ``low``, ``high`` and ``total`` are over the finite values; ``count`` says how many these are
-    and ``nonfinite`` how many were NaN or infinite. Missing values are in neither.
+    and ``nonfinite`` how many were NaN or infinite. Missing values are in neither. The counts may
+    be one column that stands for all (a broadcast).
     """
 
     ids: npt.NDArray[np.int64]
@@ -36,11 +37,15 @@ class Piece:
     nonfinite: npt.NDArray[np.uint32]
 
     @classmethod
-    def of_steps(cls, steps: wire.StepArray, values: wire.FloatArray) -> Piece:
+    def of_steps(cls, steps: npt.NDArray[np.integer], values: wire.FloatArray) -> Piece:
         """One bucket per step of ``values`` (steps x columns)."""
+        ids = steps.astype(np.int64)
         finite = np.isfinite(values)
+        if finite.all():  # as almost always: the values themselves, and counts that cost nothing
+            one, none = (np.broadcast_to(np.uint32(n), values.shape) for n in (1, 0))
+            return cls(ids, values, values, values, one, none)  # type: ignore[arg-type]
         return cls(
-            steps.astype(np.int64),
+            ids,
             np.where(finite, values, np.float32(np.inf)),
             np.where(finite, values, np.float32(-np.inf)),
             np.where(finite, values, 0.0).astype(np.float64),
@@ -50,14 +55,14 @@ class Piece:
 
     @classmethod
     def empty(cls, columns: int) -> Piece:
-        return cls.of_steps(np.empty(0, np.uint64), np.empty((0, columns), np.float32))
+        return cls.of_steps(np.empty(0, np.int64), np.empty((0, columns), np.float32))
 
     @classmethod
     def joined(cls, pieces: list[Piece]) -> Piece:
         """The pieces one after another; to be coarsened, their ``ids`` must not decrease."""
         if len(pieces) == 1:
             return pieces[0]
-        return cls(*(np.concatenate([getattr(p, n) for p in pieces]) for n in cls.__slots__))
+        return cls(*(_joined([getattr(p, n) for p in pieces]) for n in cls.__slots__))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,18 +70,20 @@ class Piece:
     def coarsen(self, factor: int) -> Piece:
         """Buckets ``factor`` times as wide; with 1, buckets of equal id become one."""
         ids = self.ids // factor
-        if len(ids) < 2:
-            return Piece(ids, self.low, self.high, self.total, self.count, self.nonfinite)
         starts = np.flatnonzero(np.concatenate(([True], ids[1:] != ids[:-1])))
-        if len(starts) == len(ids):
+        if len(starts) >= len(ids):
             return Piece(ids, self.low, self.high, self.total, self.count, self.nonfinite)
+        head = 0
+        if factor > 1 and bool((np.diff(self.ids) == 1).all()):
+            head = int(starts[1]) if len(starts) > 1 else len(ids)
+        even = (head, factor, starts)
         return Piece(
             ids[starts],
-            np.minimum.reduceat(self.low, starts),
-            np.maximum.reduceat(self.high, starts),
-            np.add.reduceat(self.total, starts),
-            np.add.reduceat(self.count, starts, dtype=np.uint32),
-            np.add.reduceat(self.nonfinite, starts, dtype=np.uint32),
+            _reduced(np.minimum, self.low, np.float32, *even),
+            _reduced(np.maximum, self.high, np.float32, *even),
+            _reduced(np.add, self.total, np.float64, *even),
+            _summed(self.count, *even),
+            _summed(self.nonfinite, *even),
         )
 
     def rows(self, part: slice | npt.NDArray[np.intp]) -> Piece:
@@ -93,42 +100,66 @@ class Piece:
         with np.errstate(invalid="ignore", divide="ignore"):
             return (self.total / self.count).astype(np.float32)
 
-    def pack(self) -> bytes:
-        """Little-endian planes, column by column, so that a reader can take a column alone."""
-        planes = (self.low, self.high, self.mean(), self.count, self.nonfinite)
-        return self.ids.tobytes() + b"".join(np.ascontiguousarray(p.T).tobytes() for p in planes)
+    def planes(self) -> npt.NDArray[np.uint32]:
+        """[column, 5, bucket]: what is stored of the buckets (``ids`` apart), as bits."""
+        made = np.empty((self.low.shape[1], 5, len(self)), np.uint32)
+        for place, plane in enumerate((self.low, self.high, self.mean())):
+            made[:, place] = plane.view(np.uint32).T
+        made[:, 3] = self.count.T
+        made[:, 4] = self.nonfinite.T
+        return made
 
     @classmethod
-    def unpack(cls, payload: bytes, columns: int, take: npt.NDArray[np.int64]) -> Piece:
-        """The columns ``take`` of what ``pack`` made of a piece with ``columns`` columns."""
-        n = len(payload) // (8 + 20 * columns)
-        ids = np.frombuffer(payload, "<i8", n)
-        planes = np.frombuffer(payload, "<u4", 5 * columns * n, 8 * n).reshape(5, columns, n)
-        low, high, mean = (planes[i, take].T.view(np.float32) for i in range(3))
-        count, nonfinite = planes[3, take].T, planes[4, take].T
-        total = np.where(count > 0, mean.astype(np.float64) * count, 0.0)
-        return cls(ids, low, high, total, count, nonfinite)
+    def of_planes(
+        cls, ids: npt.NDArray[np.int64], planes: npt.NDArray[np.uint32]
+    ) -> Piece:
+        """The piece that ``planes`` are of."""
+        low, high, mean, count, nonfinite = (
+            np.ascontiguousarray(planes[:, place].T) for place in range(5)
+        )
+        total = np.where(count > 0, mean.view(np.float32).astype(np.float64) * count, 0.0)
+        return cls(ids, low.view(np.float32), high.view(np.float32), total, count, nonfinite)
 
 
-class Pyramid:
-    """The open (last, unfinished) bucket of each level of one layout of one segment."""
+def _joined(arrays: list[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
+    if arrays[0].ndim == 2 and all(a.strides[1] == 0 for a in arrays) and arrays[0].shape[1]:
+        one = np.concatenate([a[:, :1] for a in arrays])
+        return np.broadcast_to(one, (len(one), arrays[0].shape[1]))
+    return np.concatenate(arrays)
 
-    def __init__(self) -> None:
-        self.open: list[Piece | None] = [None] * LEVELS
 
-    def push(self, piece: Piece) -> list[tuple[int, Piece]]:
-        """Take the next buckets of one step each; return the buckets that closed, per level."""
-        closed = []
-        for level in range(LEVELS):
-            piece = piece.coarsen(FACTOR)
-            before = self.open[level]
-            if before is not None:
-                piece = Piece.joined([before, piece]).coarsen(1)
-            if not len(piece):
-                break
-            self.open[level] = piece.rows(slice(len(piece) - 1, None))
-            piece = piece.rows(slice(0, len(piece) - 1))
-            if not len(piece):
-                break
-            closed.append((level + 1, piece))
-        return closed
+def _reduced(
+    operation: np.ufunc,
+    values: npt.NDArray[np.generic],
+    dtype: type,
+    head: int,
+    factor: int,
+    starts: npt.NDArray[np.intp],
+) -> npt.NDArray[np.generic]:
+    """``values`` [bucket, column] reduced over the groups that begin at ``starts``.
+
+    With a ``head`` (buckets before the first whole group) the groups in between are all of
+    ``factor`` buckets, which numpy reduces ten times as fast as groups of any size.
+    """
+    if not head:
+        reduced: npt.NDArray[np.generic] = operation.reduceat(values, starts, axis=0, dtype=dtype)
+        return reduced
+    whole = (len(values) - head) // factor
+    tail = head + whole * factor
+    columns = values.shape[1]
+    parts = [operation.reduce(values[:head], axis=0, dtype=dtype, keepdims=True)]
+    if whole:
+        grouped = values[head:tail].reshape(whole, factor, columns)
+        parts.append(operation.reduce(grouped, axis=1, dtype=dtype))
+    if tail < len(values):
+        parts.append(operation.reduce(values[tail:], axis=0, dtype=dtype, keepdims=True))
+    return np.concatenate(parts)
+
+
+def _summed(
+    counts: npt.NDArray[np.uint32], head: int, factor: int, starts: npt.NDArray[np.intp]
+) -> npt.NDArray[np.uint32]:
+    if counts.strides[1] == 0 and counts.shape[1]:
+        one = _reduced(np.add, np.ascontiguousarray(counts[:, :1]), np.uint32, head, factor, starts)
+        return np.broadcast_to(one, (len(one), counts.shape[1]))  # type: ignore[return-value]
+    return _reduced(np.add, counts, np.uint32, head, factor, starts)  # type: ignore[return-value]
