@@ -49,9 +49,7 @@ class Compactor:
         self._store = store
         self._silent_after = silent_after
         self._queue: queue.SimpleQueue[tuple[str, str, int | None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(
-            target=self._work, name="gradhelm-compactor", daemon=True
-        )
+        self._thread = threading.Thread(target=self._work, name="gradhelm-compactor", daemon=True)
         self._stopping = False
 
     def start(self) -> None:
@@ -221,7 +219,9 @@ class _Steps(NamedTuple):
     def cut(self, wanted: int) -> list[_Steps]:
         """Even parts of about ``wanted`` steps: a frame alone may hold more than a tile."""
         count = max(1, round(len(self.steps) / wanted))
-        return [_Steps(*part) for part in zip(*(np.array_split(a, count) for a in self), strict=True)]
+        return [
+            _Steps(*part) for part in zip(*(np.array_split(a, count) for a in self), strict=True)
+        ]
 
 
 def _level_0(part: _Steps, layout: Layout) -> list[dict[str, Any]]:

@@ -154,9 +154,7 @@ class Reader:
                 found[column].append((piece, position))
             made.update(_whole(piece, columns, stride))
         return {
-            column: made[column]
-            if len(pieces) == 1 and column in made
-            else _series(pieces, stride)
+            column: made[column] if len(pieces) == 1 and column in made else _series(pieces, stride)
             for column, pieces in found.items()
         }
 
@@ -184,9 +182,7 @@ class Reader:
                 at = np.flatnonzero(self.layouts[layout].columns == column)
                 if not len(at):
                     continue
-                for part in stretches(
-                    self.connection, self.run, first, last, self.segment, stream
-                ):
+                for part in stretches(self.connection, self.run, first, last, self.segment, stream):
                     for _, values in self._steps(part, layout, at):
                         yield values[:, 0]
 
@@ -236,9 +232,7 @@ class Reader:
         extent = self.extent(part.segment, layout)
         if extent is not None and part.first <= extent[1] and part.last >= extent[0]:
             low, high = max(part.first, extent[0]), min(part.last, extent[1])
-            found = self._tiled(
-                Stretch(part.segment, low, high), layout, at, level, stride, extent
-            )
+            found = self._tiled(Stretch(part.segment, low, high), layout, at, level, stride, extent)
         for steps, _times, values in self._inbox(part, layout, at):
             found.append(_bucketed(steps, values, stride))
         return found

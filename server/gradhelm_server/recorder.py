@@ -365,9 +365,7 @@ class Recorder:
             stored = self._store_event(connection, event, track.stream or None, float(times[-1]))
             track.detector.known(event, stored["id"])
             events.append(stored)
-        track.remember(
-            steps, times, scalar["global_norm"], scalar["clipped"], scalar["nonfinite"]
-        )
+        track.remember(steps, times, scalar["global_norm"], scalar["clipped"], scalar["nonfinite"])
         if not track.stream:  # the run's own figures are those of its first stream
             self._count(connection, track, scalar, steps, now)
         return events

@@ -110,9 +110,7 @@ class Piece:
         return made
 
     @classmethod
-    def of_planes(
-        cls, ids: npt.NDArray[np.int64], planes: npt.NDArray[np.uint32]
-    ) -> Piece:
+    def of_planes(cls, ids: npt.NDArray[np.int64], planes: npt.NDArray[np.uint32]) -> Piece:
         """The piece that ``planes`` are of."""
         low, high, mean, count, nonfinite = (
             np.ascontiguousarray(planes[:, place].T) for place in range(5)

@@ -60,9 +60,7 @@ def pack_columns(values: wire.FloatArray) -> bytes:
     return b"".join((ends.tobytes(), *chunks))
 
 
-def unpack_columns(
-    payload: bytes, width: int, take: Sequence[int], into: wire.FloatArray
-) -> None:
+def unpack_columns(payload: bytes, width: int, take: Sequence[int], into: wire.FloatArray) -> None:
     """Put the columns ``take`` of a block of ``width`` columns into the rows of ``into``."""
     ends = np.frombuffer(payload, "<u4", width).tolist()
     for row, column in enumerate(take):
@@ -87,9 +85,7 @@ def pack_buckets(ids: npt.NDArray[np.int64], planes: Bits) -> bytes:
     return _pack(np.concatenate([within, planes.reshape(-1)]), 4)
 
 
-def unpack_buckets(
-    payload: bytes, width: int, tile: int
-) -> tuple[npt.NDArray[np.int64], Bits]:
+def unpack_buckets(payload: bytes, width: int, tile: int) -> tuple[npt.NDArray[np.int64], Bits]:
     """What ``pack_buckets`` was given, of a block of ``width`` columns in the tile ``tile``."""
     cells = np.frombuffer(blosc.decompress(payload), "<u4")
     count = len(cells) // (5 * width + 1)

@@ -47,7 +47,11 @@ def upgrade() -> None:
         )
     connection = op.get_bind()
     layouts = sa.table(
-        "layouts", sa.column("run_id"), sa.column("layout"), sa.column("columns"), sa.column("blocks")
+        "layouts",
+        sa.column("run_id"),
+        sa.column("layout"),
+        sa.column("columns"),
+        sa.column("blocks"),
     )
     columns = sa.table("columns", sa.column("run_id"), sa.column("idx"), sa.column("kind"))
     for row in connection.execute(sa.select(layouts.c.run_id, layouts.c.layout, layouts.c.columns)):
