@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -126,7 +127,7 @@ class Compactor:
                 made = _tile(connection, inbox, over=over)
             if made is None:
                 return
-            self._store.submit(lambda connection, made=made: made.put(connection)).result()
+            self._store.submit(made.put).result()
 
 
 class _Made(NamedTuple):
@@ -172,7 +173,8 @@ def _tile(connection: Connection, inbox: Inbox, *, over: bool) -> _Made | None:
     held = connection.scalar(select(func.sum(frames.c.steps)).where(*mine)) or 0
     if not held or (held < wanted and not over):
         return None
-    ids, steps, times, versions, values = [], [], [], [], []
+    ids: list[int] = []
+    parts: list[_Steps] = []
     there = 0
     for row in connection.execute(
         select(frames.c.id, frames.c.version, frames.c.steps, frames.c.payload)
@@ -182,13 +184,12 @@ def _tile(connection: Connection, inbox: Inbox, *, over: bool) -> _Made | None:
     ):
         if there >= wanted:
             break
-        found = unpack_payload(row.payload, row.steps, slice(None))
-        for parts, part in zip((steps, times, values), found, strict=True):
-            parts.append(part)
-        versions.append(np.full(row.steps, row.version, np.uint64))
+        steps, times, values = unpack_payload(row.payload, row.steps, slice(None))
+        versions = np.full(row.steps, row.version, np.uint64)
+        parts.append(_Steps(steps, times, versions, values))
         ids.append(row.id)
         there += row.steps
-    matrix = _Steps(*(np.concatenate(parts) for parts in (steps, times, versions, values))).merged()
+    matrix = _Steps(*map(np.concatenate, zip(*parts, strict=True))).merged()
     rows = []
     for part in matrix.cut(wanted):
         rows += _level_0(part, layout)
@@ -233,7 +234,7 @@ def _level_0(part: _Steps, layout: Layout) -> list[dict[str, Any]]:
         "level": 0,
         "first": int(part.steps[0]),
         "last": int(part.steps[-1]),
-        "count": len(part.steps),
+        "size": len(part.steps),
     }
     return [{**shared, "block": block, "payload": payload} for block, payload in packed.items()]
 
@@ -245,7 +246,7 @@ def _levels(
     rows: list[dict[str, Any]] = []
     replaced: list[tuple[int, int]] = []
     everything = np.arange(len(layout.columns))
-    piece = Piece.of_steps(matrix.steps, np.ascontiguousarray(matrix.values))
+    piece = Piece.of_steps(matrix.steps, matrix.values)
     for level, (size, below) in enumerate(zip(SIZES[1:], SIZES, strict=False), 1):
         piece = piece.coarsen(size // below)
         # Only the newest stored tile can go on: what comes is later than all that is in it.
@@ -265,10 +266,10 @@ def _levels(
                 "level": level,
                 "first": int(part.ids[0]),
                 "last": int(part.ids[-1]),
-                "count": len(part),
+                "size": len(part),
             }
             rows += [
-                {**shared, "block": block, "payload": pack_buckets(part.ids, planes[start:stop])}
+                {**shared, "block": block, "payload": pack_buckets(part.ids, planes[:, start:stop])}
                 for block, (start, stop) in enumerate(layout.spans)
             ]
     return rows, replaced
@@ -276,5 +277,6 @@ def _levels(
 
 def _runs(values: Sequence[int] | Any) -> list[tuple[int, int]]:
     """Where runs of equal values begin and end."""
-    edges = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), len(values)]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(
+        pairwise([0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), len(values)])
+    )

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from typing import Any, Final
 
@@ -190,7 +191,7 @@ class TrainerConnection:
     # -- in the writer thread ---------------------------------------------------------------------
 
     def _store(
-        self, connection: Connection, arrived: list[tuple[wire.ToServer, float]]
+        self, arrived: list[tuple[wire.ToServer, float]], connection: Connection
     ) -> list[tuple[Outcome, Any]]:
         """Everything that arrived, in its order; neighbouring frames go together."""
         done: list[tuple[Outcome, Any]] = []
@@ -210,7 +211,7 @@ class TrainerConnection:
         assert recorder is not None
         high = recorder.high_water
         known = [record for record in records if record.seq <= high]
-        fresh = []
+        fresh: list[Record] = []
         for record in records[len(known) :]:
             if record.seq != high + 1 + len(fresh):
                 break
@@ -260,7 +261,7 @@ class TrainerConnection:
             while not self._arrived.empty():
                 arrived.append(self._arrived.get_nowait())
             try:
-                done = await self.state.store.write(lambda c, some=arrived: self._store(c, some))
+                done = await self.state.store.write(partial(self._store, arrived))
             except Exception as error:
                 # Not stored, so not acknowledged: the trainer keeps it and comes back.
                 if self._ending is None:  # once, not for all that came behind it

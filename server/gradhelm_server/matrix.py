@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, func, select
 
 from gradhelm import wire
 
@@ -75,9 +75,9 @@ class Layout(NamedTuple):
         return found
 
 
-def pack_payload(steps: wire.StepArray, times: wire.TimeArray, values: wire.FloatArray) -> bytes:
-    """Steps, times, then the values column by column, so that one column is one slice."""
-    return steps.tobytes() + times.tobytes() + np.ascontiguousarray(values.T).tobytes()
+def pack_payload(frame: wire.Frame) -> bytes:
+    """Steps, times and values as they came."""
+    return b"".join((frame.steps, frame.times, frame.values))
 
 
 def unpack_payload(
@@ -86,8 +86,8 @@ def unpack_payload(
     """Steps, times and the columns ``take`` [steps x taken] of a stored frame."""
     steps = np.frombuffer(payload, "<u8", count)
     times = np.frombuffer(payload, "<f8", count, 8 * count)
-    values = np.frombuffer(payload, "<f4", offset=16 * count).reshape(-1, count)
-    return steps, times, values[take].T
+    values = np.frombuffer(payload, "<f4", offset=16 * count).reshape(count, -1)
+    return steps, times, values[:, take]
 
 
 def stride_for(first: int, last: int, points: int) -> int:
@@ -166,13 +166,16 @@ class Reader:
         image = np.full((len(wanted), last // stride - origin + 1), wire.MISSING, np.float32)
         row_of = {column: row for row, column in enumerate(wanted)}
         for piece, columns in self._all(wanted, first, last, stride):
-            cells = np.where(piece.nonfinite > 0, np.float32(np.inf), piece.high)
-            cells[(piece.count == 0) & (piece.nonfinite == 0)] = wire.MISSING
+            cells = piece.high.T
+            if not bool(piece.count.all()):
+                cells = np.where(piece.count.T == 0, wire.MISSING, cells)
+            if bool(piece.nonfinite.any()):
+                cells = np.where(piece.nonfinite.T > 0, np.float32(np.inf), cells)
             rows = np.array([row_of[column] for column in columns], np.intp)
             target = np.ix_(rows, piece.ids - origin)
             there = image[target]
             # A column may have been in several layouts, which meet in a bucket.
-            image[target] = np.where(wire.missing(cells.T), there, np.fmax(there, cells.T))
+            image[target] = np.where(wire.missing(there), cells, np.fmax(there, cells))
         return image, origin * stride
 
     def values(self, column: int, first: int, last: int) -> Iterator[wire.FloatArray]:
@@ -286,7 +289,7 @@ class Reader:
 
     def _tile_rows(
         self, part: Stretch, layout: int, level: int, blocks: list[int], first: int, last: int
-    ) -> list[Row[Any]]:
+    ) -> list[Any]:
         """The tiles of these blocks that reach into ``first``..``last``, in their order."""
         mine = (*self._of(part.segment, layout), tiles.c.level == level)
         # Tiles follow one another, so the search begins at the last one that begins in time.
@@ -298,7 +301,7 @@ class Reader:
                 tiles.c.first,
                 tiles.c.id,
                 tiles.c.last,
-                tiles.c.count,
+                tiles.c.size,
                 tiles.c.payload,
             ).where(
                 *mine,
@@ -310,7 +313,7 @@ class Reader:
         )
         # Rows of a tile were put in one after another. Sorted here, since a database that sorts
         # moves the payloads about.
-        return sorted(rows, key=lambda row: (row.first, row.id))
+        return sorted(rows.all(), key=lambda row: (row.first, row.id))
 
     def buckets(
         self, segment: str, layout: int, at: Indices, level: int, first: int, last: int
@@ -322,12 +325,12 @@ class Reader:
         )
         found = []
         for tile in range(0, len(rows), len(blocks)):
-            planes = np.empty((len(at), 5, rows[tile].count), np.uint32)
+            planes = np.empty((5, len(at), rows[tile].size), np.uint32)
             for (_, width, take, places), row in zip(
                 blocks, rows[tile : tile + len(blocks)], strict=True
             ):
                 ids, held = unpack_buckets(row.payload, width, row.first // BUCKETS)
-                planes[places] = held[take]
+                planes[:, places] = held[:, take]
             inside = slice(
                 int(np.searchsorted(ids, first)), int(np.searchsorted(ids, last, side="right"))
             )
@@ -350,17 +353,12 @@ class Reader:
         rows = self._tile_rows(part, layout, 0, [b[0] for b in blocks], part.first, part.last)
         for tile in range(0, len(rows), len(blocks)):
             row = rows[tile]
-            held = np.empty((len(at), row.count), np.float32)
+            held = np.empty((len(at), row.size), np.float32)
             for (_, width, take, places), one in zip(
                 blocks, rows[tile : tile + len(blocks)], strict=True
             ):
-                if len(blocks) == 1:
-                    unpack_columns(one.payload, width, take.tolist(), held)
-                else:
-                    into = np.empty((len(take), row.count), np.float32)
-                    unpack_columns(one.payload, width, take.tolist(), into)
-                    held[places] = into
-            if row.last - row.first + 1 == row.count:
+                unpack_columns(one.payload, width, take.tolist(), held, places.tolist())
+            if row.last - row.first + 1 == row.size:
                 steps = np.arange(row.first, row.last + 1, dtype=np.uint64)
             else:
                 (index,) = self._tile_rows(part, layout, 0, [INDEX], row.first, row.first)

@@ -266,7 +266,7 @@ class Recorder:
                 "first_step": int(steps[0]),
                 "last_step": int(steps[-1]),
                 "steps": len(steps),
-                "payload": pack_payload(steps, times, values),
+                "payload": pack_payload(frame),
             }
         )
         group.last_step = int(steps[-1])
@@ -337,10 +337,8 @@ class Recorder:
     ) -> list[dict[str, Any]]:
         """Counters and events of frames that carry the scalars of the clip."""
         track = self.tracks[group.stream]
-        steps, times, values = (
-            parts[0] if len(parts) == 1 else np.concatenate(parts)
-            for parts in (frames.steps, frames.times, frames.values)
-        )
+        steps, times = np.concatenate(frames.steps), np.concatenate(frames.times)
+        values = frames.values[0] if len(frames.values) == 1 else np.concatenate(frames.values)
         self._reach(connection, track, int(steps[0]), int(steps[-1]))
         nothing = np.full(len(steps), wire.MISSING, np.float32)
         scalar = {

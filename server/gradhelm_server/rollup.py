@@ -9,6 +9,7 @@ the edges of a range, and a reader cannot tell.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from gradhelm import wire
 SIZES = (1, *(16 * 8**level for level in range(7)))
 """Steps in a bucket of each level. A view of any width is made of at most four times as many
 buckets as it shows; the widest of these hold four million steps."""
+SEAMS = 16
+"""Up to so many buckets that are in two parts are put together one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Piece:
     ids: npt.NDArray[np.int64]
     low: wire.FloatArray
     high: wire.FloatArray
-    total: npt.NDArray[np.float64]
+    total: npt.NDArray[np.floating[Any]]
     count: npt.NDArray[np.uint32]
     nonfinite: npt.NDArray[np.uint32]
 
@@ -43,7 +46,7 @@ class Piece:
         finite = np.isfinite(values)
         if finite.all():  # as almost always: the values themselves, and counts that cost nothing
             one, none = (np.broadcast_to(np.uint32(n), values.shape) for n in (1, 0))
-            return cls(ids, values, values, values, one, none)  # type: ignore[arg-type]
+            return cls(ids, values, values, values, one, none)
         return cls(
             ids,
             np.where(finite, values, np.float32(np.inf)),
@@ -71,8 +74,11 @@ class Piece:
         """Buckets ``factor`` times as wide; with 1, buckets of equal id become one."""
         ids = self.ids // factor
         starts = np.flatnonzero(np.concatenate(([True], ids[1:] != ids[:-1])))
-        if len(starts) >= len(ids):
+        twice = len(ids) - len(starts)
+        if twice <= 0:
             return Piece(ids, self.low, self.high, self.total, self.count, self.nonfinite)
+        if twice <= SEAMS:
+            return self._without_seams(ids, starts)
         head = 0
         if factor > 1 and bool((np.diff(self.ids) == 1).all()):
             head = int(starts[1]) if len(starts) > 1 else len(ids)
@@ -85,6 +91,30 @@ class Piece:
             _summed(self.count, *even),
             _summed(self.nonfinite, *even),
         )
+
+    def _without_seams(self, ids: npt.NDArray[np.int64], starts: npt.NDArray[np.intp]) -> Piece:
+        """The same as ``coarsen`` where few buckets are in more than one part."""
+        made = Piece(
+            ids[starts],
+            self.low[starts],
+            self.high[starts],
+            self.total[starts].astype(np.float64),
+            np.array(self.count)[starts],
+            np.array(self.nonfinite)[starts],
+        )
+        others = np.ones(len(ids), np.bool_)
+        others[starts] = False
+        for row in np.flatnonzero(others).tolist():
+            home = int(np.searchsorted(starts, row, side="right")) - 1
+            np.minimum(made.low[home], self.low[row], out=made.low[home])
+            np.maximum(made.high[home], self.high[row], out=made.high[home])
+            for sums, parts in (
+                (made.total, self.total),
+                (made.count, self.count),
+                (made.nonfinite, self.nonfinite),
+            ):
+                sums[home] += parts[row]
+        return made
 
     def rows(self, part: slice | npt.NDArray[np.intp]) -> Piece:
         """Some of the buckets."""
@@ -101,25 +131,30 @@ class Piece:
             return (self.total / self.count).astype(np.float32)
 
     def planes(self) -> npt.NDArray[np.uint32]:
-        """[column, 5, bucket]: what is stored of the buckets (``ids`` apart), as bits."""
-        made = np.empty((self.low.shape[1], 5, len(self)), np.uint32)
-        for place, plane in enumerate((self.low, self.high, self.mean())):
-            made[:, place] = plane.view(np.uint32).T
-        made[:, 3] = self.count.T
-        made[:, 4] = self.nonfinite.T
-        return made
+        """[5, column, bucket]: what is stored of the buckets (``ids`` apart), as bits."""
+        floats = (plane.view(np.uint32) for plane in (self.low, self.high, self.mean()))
+        return np.stack([plane.T for plane in (*floats, self.count, self.nonfinite)])
 
     @classmethod
     def of_planes(cls, ids: npt.NDArray[np.int64], planes: npt.NDArray[np.uint32]) -> Piece:
         """The piece that ``planes`` are of."""
-        low, high, mean, count, nonfinite = (
-            np.ascontiguousarray(planes[:, place].T) for place in range(5)
-        )
-        total = np.where(count > 0, mean.view(np.float32).astype(np.float64) * count, 0.0)
-        return cls(ids, low.view(np.float32), high.view(np.float32), total, count, nonfinite)
+        low, high, mean = (np.ascontiguousarray(plane.T).view(np.float32) for plane in planes[:3])
+        count, nonfinite = (_counts(plane) for plane in planes[3:])
+        with np.errstate(invalid="ignore"):
+            total = mean * count.astype(np.float64)
+        if not bool(count.all()):
+            total[count == 0] = 0.0
+        return cls(ids, low, high, total, count, nonfinite)
 
 
-def _joined(arrays: list[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
+def _counts(plane: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """[bucket, column] of [column, bucket]; where all columns agree, one stands for all."""
+    if len(plane) and bool((plane == plane[:1]).all()):
+        return np.broadcast_to(plane[:1].T, plane.T.shape)
+    return np.ascontiguousarray(plane.T)
+
+
+def _joined(arrays: list[npt.NDArray[Any]]) -> Any:
     if arrays[0].ndim == 2 and all(a.strides[1] == 0 for a in arrays) and arrays[0].shape[1]:
         one = np.concatenate([a[:, :1] for a in arrays])
         return np.broadcast_to(one, (len(one), arrays[0].shape[1]))
@@ -128,20 +163,19 @@ def _joined(arrays: list[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
 
 def _reduced(
     operation: np.ufunc,
-    values: npt.NDArray[np.generic],
+    values: npt.NDArray[Any],
     dtype: type,
     head: int,
     factor: int,
     starts: npt.NDArray[np.intp],
-) -> npt.NDArray[np.generic]:
+) -> Any:
     """``values`` [bucket, column] reduced over the groups that begin at ``starts``.
 
     With a ``head`` (buckets before the first whole group) the groups in between are all of
     ``factor`` buckets, which numpy reduces ten times as fast as groups of any size.
     """
     if not head:
-        reduced: npt.NDArray[np.generic] = operation.reduceat(values, starts, axis=0, dtype=dtype)
-        return reduced
+        return operation.reduceat(values, starts, axis=0, dtype=dtype)
     whole = (len(values) - head) // factor
     tail = head + whole * factor
     columns = values.shape[1]
@@ -159,5 +193,6 @@ def _summed(
 ) -> npt.NDArray[np.uint32]:
     if counts.strides[1] == 0 and counts.shape[1]:
         one = _reduced(np.add, np.ascontiguousarray(counts[:, :1]), np.uint32, head, factor, starts)
-        return np.broadcast_to(one, (len(one), counts.shape[1]))  # type: ignore[return-value]
-    return _reduced(np.add, counts, np.uint32, head, factor, starts)  # type: ignore[return-value]
+        return np.broadcast_to(one, (len(one), counts.shape[1]))
+    summed: npt.NDArray[np.uint32] = _reduced(np.add, counts, np.uint32, head, factor, starts)
+    return summed

@@ -142,7 +142,7 @@ tiles = Table(
     Column("block", Integer, nullable=False),
     Column("first", BigInteger, nullable=False),
     Column("last", BigInteger, nullable=False),
-    Column("count", Integer, nullable=False),
+    Column("size", Integer, nullable=False),  # steps, or buckets
     Column("payload", LargeBinary, nullable=False),
     Index(None, "run_id", "segment", "layout", "level", "block", "first"),
 )

@@ -60,10 +60,12 @@ def pack_columns(values: wire.FloatArray) -> bytes:
     return b"".join((ends.tobytes(), *chunks))
 
 
-def unpack_columns(payload: bytes, width: int, take: Sequence[int], into: wire.FloatArray) -> None:
-    """Put the columns ``take`` of a block of ``width`` columns into the rows of ``into``."""
+def unpack_columns(
+    payload: bytes, width: int, take: Sequence[int], into: wire.FloatArray, rows: Sequence[int]
+) -> None:
+    """Put the columns ``take`` of a block of ``width`` columns into those ``rows`` of ``into``."""
     ends = np.frombuffer(payload, "<u4", width).tolist()
-    for row, column in enumerate(take):
+    for row, column in zip(rows, take, strict=True):
         begin = ends[column - 1] if column else 0
         chunk = payload[4 * width + begin : 4 * width + ends[column]]
         into[row] = np.frombuffer(blosc.decompress(chunk), "<f4")
@@ -80,7 +82,7 @@ def unpack_index(payload: bytes) -> tuple[wire.StepArray, wire.TimeArray, wire.S
 
 
 def pack_buckets(ids: npt.NDArray[np.int64], planes: Bits) -> bytes:
-    """The buckets of a block: ``planes`` [column, 5, bucket] of :meth:`Piece.planes`."""
+    """The buckets of a block: ``planes`` [5, column, bucket] of :meth:`Piece.planes`."""
     within = (ids % BUCKETS).astype("<u4")
     return _pack(np.concatenate([within, planes.reshape(-1)]), 4)
 
@@ -89,7 +91,7 @@ def unpack_buckets(payload: bytes, width: int, tile: int) -> tuple[npt.NDArray[n
     """What ``pack_buckets`` was given, of a block of ``width`` columns in the tile ``tile``."""
     cells = np.frombuffer(blosc.decompress(payload), "<u4")
     count = len(cells) // (5 * width + 1)
-    return cells[:count].astype(np.int64) + tile * BUCKETS, cells[count:].reshape(width, 5, count)
+    return cells[:count].astype(np.int64) + tile * BUCKETS, cells[count:].reshape(5, width, count)
 
 
 def _pack(cells: npt.NDArray[np.generic], size: int) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,7 +149,7 @@ def test_a_frame_that_is_longer_than_a_tile_becomes_several(store) -> None:
     segment.compact()
     with store.reading() as connection:
         counts = [
-            row.count
+            row.size
             for row in connection.execute(
                 select(tables.tiles).where(
                     tables.tiles.c.run_id == segment.run,

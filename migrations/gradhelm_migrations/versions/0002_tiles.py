@@ -1,11 +1,12 @@
 """Tiles: frames become an inbox, and what is compacted out of it is kept by columns.
 
 The rollups that there were are built anew with the tiles: frames hold all that they were made of.
+Frames are kept as they came, step by step; they stood column by column.
 """
 
-from array import array
 from itertools import pairwise
 
+import numpy as np
 import sqlalchemy as sa
 from alembic import op
 
@@ -31,7 +32,7 @@ def upgrade() -> None:
         sa.Column("block", sa.Integer(), nullable=False),
         sa.Column("first", sa.BigInteger(), nullable=False),
         sa.Column("last", sa.BigInteger(), nullable=False),
-        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("size", sa.Integer(), nullable=False),
         sa.Column("payload", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_tiles_run_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tiles")),
@@ -59,16 +60,30 @@ def upgrade() -> None:
             sa.select(columns.c.idx, columns.c.kind).where(columns.c.run_id == row.run_id)
         )
         kind = {idx: kind for idx, kind in found}
-        held = array("i")
-        held.frombytes(row.columns)
-        starts = array("i", _starts([kind[index] for index in held]))
+        held = np.frombuffer(row.columns, "<i4").tolist()
+        starts = np.array(_starts([kind[index] for index in held]), "<i4")
         connection.execute(
             sa.update(layouts)
             .where(layouts.c.run_id == row.run_id, layouts.c.layout == row.layout)
             .values(blocks=starts.tobytes())
         )
+    _turn(connection, by_steps=True)
     with op.batch_alter_table("layouts") as batch:
         batch.alter_column("blocks", server_default=None)
+
+
+def _turn(connection: sa.Connection, *, by_steps: bool) -> None:
+    """Turn the values of all frames, from columns to steps or back."""
+    frames = sa.table("frames", sa.column("id"), sa.column("steps"), sa.column("payload"))
+    ids = connection.scalars(sa.select(frames.c.id)).all()
+    for number in ids:
+        count, payload = connection.execute(
+            sa.select(frames.c.steps, frames.c.payload).where(frames.c.id == number)
+        ).one()
+        shape = (-1, count) if by_steps else (count, -1)
+        values = np.frombuffer(payload, "<f4", offset=16 * count).reshape(shape)
+        turned = payload[: 16 * count] + values.T.tobytes()
+        connection.execute(sa.update(frames).where(frames.c.id == number).values(payload=turned))
 
 
 def _starts(kinds: list[str]) -> list[int]:
@@ -86,7 +101,9 @@ def downgrade() -> None:
     tiles = op.get_bind().scalar(sa.text("SELECT count(*) FROM tiles"))
     if tiles:
         raise RuntimeError("the database has tiles, which the older schema cannot hold")
+    op.drop_index(op.f("ix_tiles_run_id_segment_layout_level_block_first"), "tiles")
     op.drop_table("tiles")
+    _turn(op.get_bind(), by_steps=False)
     with op.batch_alter_table("layouts") as batch:
         batch.drop_column("blocks")
     for name in ("first_step", "last_step"):

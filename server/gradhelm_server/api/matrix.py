@@ -16,7 +16,7 @@ from ..control import coded_of
 from ..errors import ApiError
 from ..matrix import Reader, Series, column_names, stride_for
 from ..patterns import matching
-from ..whatif import coefficients
+from ..whatif import WhatIf
 from .ask import First, Last, Points, StateHere, Stream, steps_asked
 
 router = APIRouter(prefix="/api/v1/runs/{run}", tags=["matrix"])
@@ -130,7 +130,7 @@ async def get_whatif(
             raise ApiError(422, "bad_range", "window and first exclude each other")
         first = -window
 
-    def work(connection: Connection) -> tuple[int, int, wire.FloatArray, int]:
+    def work(connection: Connection) -> tuple[int, int, WhatIf]:
         row, own, low, high = steps_asked(connection, run, stream, first, last)
         if "clip_value" in {coded.threshold for coded in coded_of(row, own)}:
             raise ApiError(
@@ -138,34 +138,34 @@ async def get_whatif(
             )
         names = column_names(connection, run)
         prefix = f"{own}/" if own else ""
-        told = (prefix + "global_norm", prefix + "clipped")
-        wanted = [names[name] for name in told if name in names]
-        if len(wanted) < 2:
-            return low, high, np.empty(0, np.float32), 0
-        found = Reader(connection, run).series(wanted, low, high, 1)
-        norm, clipped = (found[index] for index in wanted)
-        return low, high, norm.mean, int(np.count_nonzero(clipped.mean > 0))
+        found = WhatIf(thresholds)
+        if {prefix + "global_norm", prefix + "clipped"} <= set(names):
+            reader = Reader(connection, run)
+            for norms in reader.values(names[prefix + "global_norm"], low, high):
+                found.see(norms)
+            for clipped in reader.values(names[prefix + "clipped"], low, high):
+                found.actual += int(np.count_nonzero(clipped > 0))
+        return low, high, found
 
-    low, high, norms, clipped = await state.store.read(work)
-    steps = len(norms)
-    results = []
-    for threshold in thresholds:
-        # A step with a non-finite norm is not clipped but spoiled; it counts as a step.
-        coefficient = coefficients(norms[np.isfinite(norms)], threshold)
-        count = int(np.count_nonzero(coefficient < 1))
-        results.append(
-            {
-                "max_norm": threshold,
-                "clipped": count,
-                "clip_fraction": count / steps if steps else None,
-                "mean_coef": float(coefficient.mean()) if len(coefficient) else None,
-            }
-        )
+    low, high, found = await state.store.read(work)
+    steps = found.steps
+    results = [
+        {
+            "max_norm": threshold,
+            "clipped": count,
+            "clip_fraction": count / steps if steps else None,
+            "mean_coef": total / found.finite if found.finite else None,
+        }
+        for threshold, count, total in zip(thresholds, found.clipped, found.total, strict=True)
+    ]
     return {
         "first": low,
         "last": high,
         "steps": steps,
-        "actual": {"clipped": clipped, "clip_fraction": clipped / steps if steps else None},
+        "actual": {
+            "clipped": found.actual,
+            "clip_fraction": found.actual / steps if steps else None,
+        },
         "results": results,
     }
 
