@@ -54,7 +54,7 @@ class Service:
             settings,
             LoginCodes(),
             Patience.of(settings),
-            Compactor(store, settings.failed_after),
+            Compactor(store, settings.failed_after, settings.policy),
         )
         api_app = _api(self.state)
         hashes = " ".join(mount(api_app) if mount else ())

@@ -9,7 +9,6 @@ import argparse
 import importlib.util
 import math
 import os
-import re
 import subprocess
 import sys
 import time
@@ -130,6 +129,26 @@ def parser() -> argparse.ArgumentParser:
     act = actions.add_parser("revoke", help="make a token worthless")
     act.add_argument("id", metavar="ID", help="as `gradhelm token list` shows it")
     act.set_defaults(command=commands.token_revoke)
+
+    made = add(
+        "prune",
+        commands.prune,
+        "remove deleted runs, and norms of single steps that are old or beyond a quota",
+    )
+    made.add_argument(
+        "--keep-steps",
+        type=_duration,
+        metavar="30d",
+        help="how long norms of single steps are kept (GRADHELM_KEEP_STEPS of the server)",
+    )
+    made.add_argument(
+        "--quota",
+        type=_size,
+        metavar="10GB",
+        help="what each project may take (GRADHELM_QUOTA of the server)",
+    )
+    made.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
+    add_json(made)
 
     made = add("db", lambda _: None, "look after the server's database")
     actions = made.add_subparsers(metavar="ACTION", required=True)
@@ -355,7 +374,18 @@ def _positive(text: str) -> int:
 
 
 def _duration(text: str) -> float:
-    match = re.fullmatch(r"(\d{1,6})([dhm])", text)
-    if match is None or int(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a time such as 30d, 12h or 45m")
-    return int(match[1]) * {"d": 86400.0, "h": 3600.0, "m": 60.0}[match[2]]
+    from .settings import duration
+
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _size(text: str) -> int:
+    from .settings import size
+
+    try:
+        return size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -22,6 +22,25 @@ def link(_: argparse.Namespace) -> None:
     print(f"{client.server}/login#{code}")
 
 
+def prune(arguments: argparse.Namespace) -> None:
+    body: dict[str, Any] = {"dry_run": arguments.dry_run}
+    if arguments.keep_steps is not None:
+        body["keep_steps"] = arguments.keep_steps
+    if arguments.quota is not None:
+        body["quota"] = arguments.quota
+    done = Client.here().ask("POST", "prune", body=body).body
+    if arguments.json:
+        print_json(done)
+        return
+    verb = "would be" if arguments.dry_run else "were"
+    print(
+        f"{done['runs_removed']} deleted runs {verb} removed, {done['runs_cut']} runs {verb} cut "
+        f"to sixteen steps a norm: {done['bytes'] / 1e6:.1f} MB"
+    )
+    for project, over in done["over_quota"].items():
+        print(f"project {_safe(project)} is still {over / 1e6:.1f} MB too large: delete some runs")
+
+
 def list_runs(arguments: argparse.Namespace) -> None:
     query = {"limit": arguments.limit}
     for name in ("project", "status"):

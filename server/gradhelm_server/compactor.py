@@ -1,6 +1,8 @@
 """The compactor: a thread that turns the inbox of frames into tiles, behind everybody's back.
 
-Law: what a reader sees does not change by it. Frames go and tiles come in one transaction, and the
+It also lets go, by and by, of what is not to be kept any longer.
+
+Law: what a reader sees does not change by compacting. Frames go and tiles come in one transaction, and the
 buckets of every level are again those of exactly the steps that are in tiles. Nobody waits for it:
 frames are acknowledged when they are in the inbox.
 """
@@ -24,13 +26,16 @@ from gradhelm import wire
 
 from . import tables
 from .matrix import Layout, Reader, unpack_payload
+from .retention import prune
 from .rollup import SIZES, Piece
+from .settings import Policy
 from .store import Store
 from .tiles import BUCKETS, INDEX, pack_buckets, pack_columns, pack_index, steps_of
 
 log = logging.getLogger(__name__)
 LOOK_AROUND: Final = 300.0
 """Seconds between two looks for what nobody woke it for: runs that fell silent."""
+KEEP_ALL: Final = Policy()
 FRAMES: Final = 4096
 """Frames of one tile at most."""
 
@@ -46,8 +51,9 @@ class Inbox(NamedTuple):
 class Compactor:
     """Runs between ``start`` and ``stop``."""
 
-    def __init__(self, store: Store, silent_after: float) -> None:
+    def __init__(self, store: Store, silent_after: float, policy: Policy = KEEP_ALL) -> None:
         self._store = store
+        self._policy = policy
         self._silent_after = silent_after
         self._queue: queue.SimpleQueue[tuple[str, str, int | None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="gradhelm-compactor", daemon=True)
@@ -90,6 +96,8 @@ class Compactor:
     def _look_around(self) -> None:
         for inbox, over in self._left_over():
             self.compact(inbox, over=over)
+        if self._policy != KEEP_ALL:
+            prune(self._store, self._policy)
 
     def _left_over(self) -> list[tuple[Inbox, bool]]:
         """Inboxes that may hold a tile, and those of runs that have ended or fallen silent."""

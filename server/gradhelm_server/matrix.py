@@ -13,7 +13,7 @@ from the inbox; a view takes as long as it is wide, however many steps it covers
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,15 +28,21 @@ from .tables import frames, layouts, segments, tiles
 from .tiles import BUCKETS, INDEX, unpack_buckets, unpack_columns, unpack_index
 
 Indices = npt.NDArray[np.int64]
+CLOSED = 1000
+"""Steps after which nobody logs a scalar for a step any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Steps ``first``..``last`` (inclusive) of one segment."""
+    """Steps ``first``..``last`` (inclusive) of one segment.
+
+    Of steps before ``kept`` the norms were dropped, and only their buckets are left.
+    """
 
     segment: str
     first: int
     last: int
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +61,17 @@ class Layout(NamedTuple):
 
     columns: npt.NDArray[np.int32]
     starts: npt.NDArray[np.int32]
+    stream: str
 
     @property
     def spans(self) -> list[tuple[int, int]]:
         """Where each block begins and ends."""
         starts = self.starts.tolist()
         return list(zip(starts, [*starts[1:], len(self.columns)], strict=True))
+
+    def droppable(self, at: Indices) -> bool:
+        """Whether any of the columns ``at`` is in a block of several, which retention may drop."""
+        return any(width > 1 for _, width, *_ in self.blocks(at))
 
     def blocks(self, at: Indices) -> list[tuple[int, int, Indices, Indices]]:
         """The blocks that hold the columns ``at``: its number, its width, which of its columns
@@ -108,7 +119,9 @@ def stretches(
 ) -> list[Stretch]:
     """Which segment holds which steps (those of ``stream``) of a range, in the order of steps."""
     query = (
-        select(segments.c.segment, segments.c.first_step, segments.c.last_step)
+        select(
+            segments.c.segment, segments.c.first_step, segments.c.last_step, segments.c.kept_since
+        )
         .where(
             segments.c.run_id == run,
             segments.c.stream == stream,
@@ -120,12 +133,22 @@ def stretches(
         query = query.where(segments.c.segment == segment)
     found: list[Stretch] = []
     before = last  # what a newer segment holds hides the older ones
-    for name, begin, end in connection.execute(query):
+    for name, begin, end, kept in connection.execute(query):
         low, high = max(first, begin), min(before, end)
         if low <= high:
-            found.append(Stretch(name, low, high))
+            found.append(Stretch(name, low, high, kept))
         before = min(before, begin - 1)
     return found[::-1]
+
+
+def layouts_of(connection: Connection, run: str) -> dict[int, Layout]:
+    """The layouts of a run by their numbers."""
+    return {
+        row.layout: Layout(
+            np.frombuffer(row.columns, "<i4"), np.frombuffer(row.blocks, "<i4"), row.stream
+        )
+        for row in connection.execute(select(layouts).where(layouts.c.run_id == run))
+    }
 
 
 class Reader:
@@ -135,13 +158,10 @@ class Reader:
         self.connection = connection
         self.run = run
         self.segment = segment
-        self.layouts: dict[int, Layout] = {}
+        self.layouts = layouts_of(connection, run)
         self.streams: dict[str, list[int]] = {}
-        for row in connection.execute(select(layouts).where(layouts.c.run_id == run)):
-            self.layouts[row.layout] = Layout(
-                np.frombuffer(row.columns, "<i4"), np.frombuffer(row.blocks, "<i4")
-            )
-            self.streams.setdefault(row.stream, []).append(row.layout)
+        for number, layout in self.layouts.items():
+            self.streams.setdefault(layout.stream, []).append(number)
 
     # -- what one asks for ------------------------------------------------------------------------
 
@@ -205,6 +225,44 @@ class Reader:
             found.append((steps, times, values))
         return [row for row in found if len(row[0])]
 
+    def stamp(self, first: int, last: int) -> tuple[object, ...]:
+        """What the answers about a range follow from: equal stamps, equal answers.
+
+        A range is closed once there are steps behind it; what is logged late for its last steps
+        still changes it, so a range ends only when CLOSED more steps were taken.
+        """
+        rows = self.connection.execute(
+            select(
+                segments.c.segment,
+                segments.c.stream,
+                segments.c.first_step,
+                segments.c.last_step,
+                segments.c.high_water,
+            )
+            .where(segments.c.run_id == self.run, segments.c.first_step.is_not(None))
+            .order_by(segments.c.ordinal, segments.c.stream)
+        )
+        found: list[object] = [first, last]
+        for segment, stream, begin, end, high_water in rows:
+            if begin <= last and end >= first:
+                closed = end >= last + CLOSED
+                found.append((segment, stream, begin, last if closed else (end, high_water)))
+        return tuple(found)
+
+    def finest(self, wanted: list[int], first: int, last: int) -> int:
+        """The finest stride that these columns can be read with: 1, but where their steps were
+        dropped and only buckets are left."""
+        finest = 1
+        for stream, mine in self.streams.items():
+            for layout in mine:
+                at = np.flatnonzero(np.isin(self.layouts[layout].columns, wanted))
+                if not self.layouts[layout].droppable(at):
+                    continue
+                for part in stretches(self.connection, self.run, first, last, self.segment, stream):
+                    if part.first < part.kept:
+                        finest = SIZES[1]
+        return finest
+
     # -- how it is put together -------------------------------------------------------------------
 
     def _all(
@@ -235,7 +293,9 @@ class Reader:
         extent = self.extent(part.segment, layout)
         if extent is not None and part.first <= extent[1] and part.last >= extent[0]:
             low, high = max(part.first, extent[0]), min(part.last, extent[1])
-            found = self._tiled(Stretch(part.segment, low, high), layout, at, level, stride, extent)
+            kept = part.kept if self.layouts[layout].droppable(at) else 0
+            inside = Stretch(part.segment, low, high, kept)
+            found = self._tiled(inside, layout, at, level, stride, extent)
         for steps, _times, values in self._inbox(part, layout, at):
             found.append(_bucketed(steps, values, stride))
         return found
@@ -250,7 +310,7 @@ class Reader:
         extent: tuple[int, int],
     ) -> list[Piece]:
         """The same of what is in tiles; where a bucket would hold steps beyond the stretch, its
-        steps are taken from the level below."""
+        steps are taken from the level below, as long as there is one."""
         if part.first > part.last:
             return []
         if level == 0:
@@ -259,10 +319,12 @@ class Reader:
         size = SIZES[level]
         begin = part.first // size if part.first <= extent[0] else -(-part.first // size)
         end = part.last // size if part.last >= extent[1] else (part.last + 1) // size - 1
+        if level == 1 and part.first < part.kept:  # a bucket that holds more than asked for
+            begin, end = part.first // size, part.last // size
         if begin > end:
             return self._tiled(part, layout, at, level - 1, stride, extent)
-        left = Stretch(part.segment, part.first, begin * size - 1)
-        right = Stretch(part.segment, (end + 1) * size, part.last)
+        left = replace(part, last=begin * size - 1)
+        right = replace(part, first=(end + 1) * size)
         inner = self.buckets(part.segment, layout, at, level, begin, end)
         return [
             *self._tiled(left, layout, at, level - 1, stride, extent),

@@ -85,6 +85,8 @@ segments = Table(
     Column("high_water", BigInteger, nullable=False),
     Column("first_step", BigInteger),
     Column("last_step", BigInteger),
+    # Of steps before this one norms are kept as buckets only.
+    Column("kept_since", BigInteger, nullable=False, server_default="0"),
     Column("created_at", Float, nullable=False),
     UniqueConstraint("run_id", "ordinal", "stream"),
 )

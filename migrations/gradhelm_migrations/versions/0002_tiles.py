@@ -42,6 +42,10 @@ def upgrade() -> None:
         "tiles",
         ["run_id", "segment", "layout", "level", "block", "first"],
     )
+    with op.batch_alter_table("segments") as batch:
+        batch.add_column(
+            sa.Column("kept_since", sa.BigInteger(), nullable=False, server_default="0")
+        )
     with op.batch_alter_table("layouts") as batch:
         batch.add_column(
             sa.Column("blocks", sa.LargeBinary(), nullable=False, server_default=sa.text("''"))
@@ -106,6 +110,8 @@ def downgrade() -> None:
     _turn(op.get_bind(), by_steps=False)
     with op.batch_alter_table("layouts") as batch:
         batch.drop_column("blocks")
+    with op.batch_alter_table("segments") as batch:
+        batch.drop_column("kept_since")
     for name in ("first_step", "last_step"):
         op.create_index(
             op.f(f"ix_frames_run_id_segment_layout_{name}"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from typing import Annotated, Any
 
+import anyio.to_thread
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import Connection
@@ -41,24 +43,33 @@ async def get_series(
 
     JSON, or float32 planes with ``Accept: application/octet-stream``.
     """
+    known = Known(request)
 
     def work(connection: Connection) -> tuple[dict[str, Series], int, int, int]:
         _, own, low, high = steps_asked(connection, run, stream, first, last)
         wanted = _indices(connection, run, columns, own)
-        stride = stride_for(low, high, points)
-        found = Reader(connection, run, segment).series(list(wanted.values()), low, high, stride)
-        return {name: found[index] for name, index in wanted.items()}, low, high, stride
+        reader = Reader(connection, run, segment)
+        indices = list(wanted.values())
+        stride = max(stride_for(low, high, points), reader.finest(indices, low, high))
+        known.by(reader.stamp(low, high), stride)
+        found = {} if known.same else reader.series(indices, low, high, stride)
+        return {n: found[index] for n, index in wanted.items() if found}, low, high, stride
 
     found, low, high, stride = await state.store.read(work)
+    if known.same:
+        return known.not_modified()
     if BINARY in request.headers.get("accept", ""):
-        return Response(_binary(found, low, high, stride), media_type=BINARY)
+        data = await anyio.to_thread.run_sync(_binary, found, low, high, stride)
+        return Response(data, media_type=BINARY, headers=known.headers)
     body = {
         "columns": {name: _as_json(series) for name, series in found.items()},
         "first": low,
         "last": high,
         "stride": stride,
     }
-    return Response(json.dumps(body, allow_nan=False), media_type="application/json")
+    return Response(
+        json.dumps(body, allow_nan=False), media_type="application/json", headers=known.headers
+    )
 
 
 @router.get("/heatmap")
@@ -77,25 +88,33 @@ async def get_heatmap(
     JSON, or float32 row by row with ``Accept: application/octet-stream`` and the shape in headers.
     """
 
+    known = Known(request)
+
     def work(connection: Connection) -> tuple[list[int], wire.FloatArray, int, int, int, int]:
         _, own, low, high = steps_asked(connection, run, stream, first, last)
         parameters = runs.parameters(connection, run, own)
         if match is not None:
             parameters = [p for p in parameters if matching(match, p["name"])]
-        stride = stride_for(low, high, points)
-        image, origin = Reader(connection, run).heatmap(
-            [p["column_index"] for p in parameters], low, high, stride
-        )
+        reader = Reader(connection, run)
+        indices = [p["column_index"] for p in parameters]
+        stride = max(stride_for(low, high, points), reader.finest(indices, low, high))
+        known.by(reader.stamp(low, high), stride, len(parameters))
+        if known.same:
+            return [], np.empty((0, 0), np.float32), 0, stride, low, high
+        image, origin = reader.heatmap(indices, low, high, stride)
         return [p["index"] for p in parameters], image, origin, stride, low, high
 
     rows, image, origin, stride, low, high = await state.store.read(work)
+    if known.same:
+        return known.not_modified()
     if BINARY in request.headers.get("accept", ""):
         shape = {"Rows": image.shape[0], "Buckets": image.shape[1], "Origin": origin}
         extent = {"Stride": stride, "First": low, "Last": high}
         return Response(
             image.tobytes(),
             media_type=BINARY,
-            headers={f"X-Gradhelm-{n}": str(v) for n, v in (shape | extent).items()},
+            headers=known.headers
+            | {f"X-Gradhelm-{n}": str(v) for n, v in (shape | extent).items()},
         )
     finite = np.isfinite(image)
     body = {
@@ -107,7 +126,9 @@ async def get_heatmap(
         "values": [_numbers(row) for row in np.where(finite, image, np.float32(np.nan))],
         "nonfinite": np.argwhere(np.isinf(image)).tolist(),
     }
-    return Response(json.dumps(body, allow_nan=False), media_type="application/json")
+    return Response(
+        json.dumps(body, allow_nan=False), media_type="application/json", headers=known.headers
+    )
 
 
 @router.get("/whatif")
@@ -168,6 +189,34 @@ async def get_whatif(
         },
         "results": results,
     }
+
+
+class Known:
+    """Whether the asker has the answer already: its ``ETag`` says what the answer is made of.
+
+    It is a weak one: means may round differently after what was read was compacted.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.tag = ""
+
+    def by(self, *made_of: object) -> None:
+        """What the answer is made of, beside what was asked."""
+        asked = (self._request.url.query, self._request.headers.get("accept", ""), *made_of)
+        self.tag = f'W/"{sha256(repr(asked).encode()).hexdigest()[:24]}"'
+
+    @property
+    def same(self) -> bool:
+        has = self._request.headers.get("if-none-match", "")
+        return has == "*" or self.tag in (tag.strip() for tag in has.split(","))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"ETag": self.tag, "Cache-Control": "private, no-cache", "Vary": "Accept"}
+
+    def not_modified(self) -> Response:
+        return Response(status_code=304, headers=self.headers)
 
 
 def _indices(connection: Connection, run: str, asked: str, stream: str) -> dict[str, int]:
