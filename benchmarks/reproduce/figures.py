@@ -16,11 +16,17 @@ Points = Sequence[tuple[float, float]]
 
 
 def lines(curves: Mapping[str, Points], *, across: str, up: str, log_across: bool = False) -> str:
-    """Curves over a common axis, each with its name; upwards by powers of ten."""
+    """Curves over a common axis, each with its name; upwards by powers of ten.
+
+    Points that are not finite have no place and are left out.
+    """
+    curves = {
+        name: [(x, y) for x, y in points if 0 < y < math.inf] for name, points in curves.items()
+    }
     xs = [x for points in curves.values() for x, _ in points]
     ys = [math.log10(y) for points in curves.values() for _, y in points]
     x_low, x_high = _scaled(min(xs), log_across), _scaled(max(xs), log_across)
-    y_low, y_high = math.floor(min(ys)), math.ceil(max(ys))
+    y_low, y_high = math.floor(min(ys)), math.floor(max(ys)) + 1
 
     def place(x: float, y: float) -> str:
         right = (_scaled(x, log_across) - x_low) / (x_high - x_low)
@@ -31,7 +37,7 @@ def lines(curves: Mapping[str, Points], *, across: str, up: str, log_across: boo
     for power in range(y_low, y_high + 1):
         y = BOTTOM - (power - y_low) / (y_high - y_low) * (BOTTOM - TOP)
         parts.append(f'<path d="M{LEFT} {y:.1f}H{RIGHT}" stroke="{GREY}"/>')
-        parts.append(_text(LEFT - 8, y + 4, f"{10.0**power:,g}", "end"))
+        parts.append(_text(LEFT - 8, y + 4, _power(power), "end"))
     for x, anchor, at in ((min(xs), "start", LEFT), (max(xs), "end", RIGHT)):
         parts.append(_text(at, BOTTOM + 18, f"{x:g}", anchor))
     parts.append(_text((LEFT + RIGHT) / 2, BOTTOM + 34, across, "middle"))
@@ -70,6 +76,10 @@ def maps(grids: Mapping[str, Sequence[Sequence[bool]]], *, across: str, up: str)
 
 def _scaled(x: float, log: bool) -> float:
     return math.log10(x) if log else x
+
+
+def _power(power: int) -> str:
+    return f"{10**power:,}" if power >= 0 else f"{10.0**power:g}"
 
 
 def _text(x: float, y: float, text: str, anchor: str, colour: str = INK) -> str:
