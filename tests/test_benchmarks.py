@@ -37,7 +37,7 @@ def test_clipping_gets_over_the_cliff_from_a_few_starts_too() -> None:
     together = cliff.descend(few, PerParameterNorm(1.0))
     assert Measured(unclipped, [cliff.share(without.solved)]).held
     assert Measured(clipped, [cliff.share(together.solved)]).held
-    assert without.longest > 1000 * together.longest
+    assert without.longest > 100 * together.longest
 
 
 def test_one_parameter_a_net_is_clipped_as_the_common_norm_of_each_net_alone() -> None:

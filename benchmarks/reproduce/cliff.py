@@ -75,20 +75,20 @@ def descend(points: Tensor, clip: Clip, steps: int = STEPS) -> Descent:
     """
     points = points.clone().requires_grad_()
     parameters = [pair.detach() for pair in points.unbind()]  # views: they share their memory
-    least = losses(points).detach()
-    longest = 0.0
+    loss = losses(points)
+    least, longest = loss.detach(), 0.0
     for _ in range(steps):
-        (gradient,) = torch.autograd.grad(losses(points).sum(), points)
+        (gradient,) = torch.autograd.grad(loss.sum(), points)
         if clip is not None:
             for parameter, pair in zip(parameters, gradient.unbind(), strict=True):
                 parameter.grad = pair
             clip(parameters)
         with torch.no_grad():
             points -= RATE * gradient
-            last = losses(points)
-        least = torch.minimum(least, last)
+        loss = losses(points)
+        least = torch.minimum(least, loss.detach())
         longest = max(longest, RATE * torch.linalg.vector_norm(gradient, dim=1).max().item())
-    return Descent(last, least, longest)
+    return Descent(loss.detach(), least, longest)
 
 
 def each_alone(count: int, max_norm: float) -> Clip:
@@ -130,7 +130,7 @@ def measure(say: Say, side: int = SIDE, sample: int = 5) -> Findings:
                 name,
                 f"{int(descent.solved.sum())} of {len(grid)}",
                 f"{int((descent.least < SOLVED).sum())} of {len(grid)}",
-                f"{descent.longest:.3g}",
+                f"{descent.longest:,.2f}",
             ]
             for name, descent in found.items()
         ],
@@ -155,7 +155,7 @@ RESULT = Result(
         "2013. A net of one unit, x_t = w σ(x_(t−1)) + b with x_0 = 0.5, is to have "
         "σ(x_50) = 0.7; the squared error has a cliff where its dynamics change. Gradient descent "
         f"(rate {RATE}, {STEPS} steps, float64) starts from {SIDE} × {SIDE} places; solved is a "
-        "loss below 0.0001 after the last step (near the cliff many pass through one). `PerParameterNorm` clips all nets at once: (w, b) "
+        "loss below 0.0001 after the last step (more pass through one on the way). `PerParameterNorm` clips all nets at once: (w, b) "
         "is one parameter of each, so its norm is the net's common norm. That this is the same as "
         "`GlobalNorm` on each net alone is tried on 5 × 5 of them."
     ),
