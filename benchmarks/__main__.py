@@ -1,8 +1,8 @@
 """``python -m benchmarks``: measure one part or all, keep what was found, and write the document.
 
-    python -m benchmarks                   everything, then docs/performance.md (about 20 minutes)
-    python -m benchmarks ingest reads      these parts; their results go to .bench/results
-    python -m benchmarks report            the document, from the results at hand
+python -m benchmarks                   everything, then docs/performance.md (about 20 minutes)
+python -m benchmarks ingest reads      these parts; their results go to .bench/results
+python -m benchmarks report            the document, from the results at hand
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ def main() -> None:
         began = time.monotonic()
         place.say(f"{part}: {PARTS[part]}")
         module = importlib.import_module(f"benchmarks.{part}")
-        found = module.measure(
-            large=asked.large, only=asked.only, database_url=asked.database_url
-        )
+        found = module.measure(large=asked.large, only=asked.only, database_url=asked.database_url)
         place.keep(part, {"large": asked.large, **found}, command=command)
         place.say(f"{part}: done in {time.monotonic() - began:.0f} s")
         if asked.json:

@@ -22,6 +22,8 @@ class Contender:
     reads: ClassVar[str] = ""
     """What it is read by; empty when it has no way to read what it wrote without its service."""
     reads_while_open: ClassVar[bool] = False
+    keeps: ClassVar[bool] = True
+    """Whether it keeps what can be asked for; else it writes text for somebody else to parse."""
     counts: ClassVar[bool] = True
     """Whether its points can be counted: one value a column and step."""
 
@@ -273,6 +275,7 @@ class Comet(Contender):
 
 class DVCLive(Contender):
     requires = ("dvclive",)
+    keeps = False
 
     def __init__(self, folder: Path, **_: Any) -> None:
         os.environ["DVC_NO_ANALYTICS"] = "1"
@@ -296,6 +299,7 @@ class LightningCSV(Contender):
     """Lightning's own grad_norm, and its CSV logger flushed as a Trainer does by default."""
 
     requires = ("lightning",)
+    keeps = False
     FLUSH = 100
 
     def __init__(self, folder: Path, **_: Any) -> None:
