@@ -38,11 +38,14 @@ def main() -> None:
     parser.add_argument(
         "--only", action="append", choices=sorted(CONTENDERS), help="of the other loggers, these"
     )
-    parser.add_argument("--database-url", help="a PostgreSQL to be measured too (SQLAlchemy URL)")
+    parser.add_argument(
+        "--database-url", help="a PostgreSQL that ingest is measured with too (SQLAlchemy URL)"
+    )
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
     asked = parser.parse_args()
     if wrong := [part for part in asked.parts if part not in PARTS]:
         parser.error(f"no part {wrong[0]!r}: expected {', '.join(PARTS)}")
+    asked_for = place.Asked(asked.large, asked.only, asked.database_url)
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     for part in asked.parts or PARTS:
         if part == "report":
@@ -51,7 +54,7 @@ def main() -> None:
         began = time.monotonic()
         place.say(f"{part}: {PARTS[part]}")
         module = importlib.import_module(f"benchmarks.{part}")
-        found = module.measure(large=asked.large, only=asked.only, database_url=asked.database_url)
+        found = module.measure(asked_for)
         place.keep(part, {"large": asked.large, **found}, command=command)
         place.say(f"{part}: done in {time.monotonic() - began:.0f} s")
         if asked.json:

@@ -47,6 +47,10 @@ class Contender:
     def watch(self, model: Any) -> None:
         """Called once before the first step."""
 
+    def told(self) -> dict[str, float]:
+        """What it says of its own cost, after the last step."""
+        return {}
+
     def finish(self) -> None:
         """Everything is on disk when this returns."""
 
@@ -70,7 +74,11 @@ class Gradhelm(Contender):
     def step(self, number: int, model: Any) -> None:
         self._run.clip()
 
+    def told(self) -> dict[str, float]:
+        return self._stats
+
     def finish(self) -> None:
+        self._stats = dict(self._run.stats())
         self._run.close()
 
 

@@ -8,25 +8,23 @@ import sys
 from typing import Any
 
 from .flood import flood
-from .place import ROOT, say, scratch
+from .place import ROOT, Asked, say, scratch
 from .reads import Question, over_http, whatif
 from .server import Server
 
 
-def measure(*, large: bool, only: list[str] | None, database_url: str | None) -> dict[str, Any]:
+def measure(asked: Asked) -> dict[str, Any]:
     return {
-        "layers": [_layers(n, large, database_url) for n in (10, 100, 1_000, 4_000)],
-        "steps": _steps(large, database_url),
-        "runs": [_load(large, database_url, runs=n) for n in (1, 10, 100, 250, 500)],
-        "viewers": [
-            _load(large, database_url, runs=20, layers=200, viewers=n) for n in (1, 10, 50, 200)
-        ],
+        "layers": [_layers(n, asked.large) for n in (10, 100, 1_000, 4_000)],
+        "steps": _steps(asked.large),
+        "runs": [_load(asked.large, runs=n) for n in (1, 10, 100, 250, 500)],
+        "viewers": [_load(asked.large, runs=20, layers=200, viewers=n) for n in (1, 10, 50, 200)],
     }
 
 
-def _layers(layers: int, large: bool, database_url: str | None) -> dict[str, Any]:
+def _layers(layers: int, large: bool) -> dict[str, Any]:
     """One trainer as fast as it may; then its newest 1,000 steps on a page."""
-    with scratch("growth") as home, Server(home, database_url=database_url) as server:
+    with scratch("growth") as home, Server(home) as server:
         empty = server.disk
         found = flood(server, layers, 10**9, 64, seconds=20 if large else 4)
         server.settle()
@@ -42,11 +40,11 @@ def _layers(layers: int, large: bool, database_url: str | None) -> dict[str, Any
         return row
 
 
-def _steps(large: bool, database_url: str | None) -> list[dict[str, Any]]:
+def _steps(large: bool) -> list[dict[str, Any]]:
     """Runs of 20 layers in one server, ever longer."""
     columns = ",".join(f"norm/blocks.{n}.weight" for n in range(20))
     rows = []
-    with scratch("growth") as home, Server(home, database_url=database_url) as server:
+    with scratch("growth") as home, Server(home) as server:
         for steps in (10**3, 10**4, 10**5, 10**6, *([10**7] if large else [])):
             run = flood(server, 20, steps, 256, seconds=3600)["run"]
             server.settle(600)
@@ -65,9 +63,9 @@ def _median(server: Server, run: str, question: Question) -> float:
     return float(over_http(server, run, question)["http_ms"]["median"])
 
 
-def _load(large: bool, database_url: str | None, **options: int) -> dict[str, Any]:
+def _load(large: bool, **options: int) -> dict[str, Any]:
     """`gradhelm bench load` with these options, on a server of its own."""
-    with scratch("growth") as home, Server(home, database_url=database_url) as server:
+    with scratch("growth") as home, Server(home) as server:
         words = [f"--{name}={value}" for name, value in options.items()]
         done = subprocess.run(
             [

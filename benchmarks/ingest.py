@@ -12,7 +12,7 @@ from gradhelm_server.simulated import SCALARS, run_id
 
 from . import peers, raw
 from .flood import flood, greet, open_run
-from .place import ROOT, say, scratch
+from .place import ROOT, Asked, say, scratch
 from .server import Server
 from .summary import spread, tails
 
@@ -21,14 +21,14 @@ FRAMES = (64, 16, 1)
 """Steps of a frame."""
 
 
-def measure(*, large: bool, only: list[str] | None, database_url: str | None) -> dict[str, Any]:
-    rounds, seconds = (5, 20.0) if large else (3, 5.0)
+def measure(asked: Asked) -> dict[str, Any]:
+    rounds, seconds = (5, 20.0) if asked.large else (3, 5.0)
     own: dict[str, list[dict[str, Any]]] = {}
     for turn in range(rounds):
         for rows in FRAMES:
             for where, url in (
                 ("", None),
-                *([(", PostgreSQL", database_url)] * bool(database_url)),
+                *([(", PostgreSQL", asked.database_url)] * bool(asked.database_url)),
             ):
                 name = f"gradhelm, {rows}-step frames{where}"
                 own.setdefault(name, []).append(_gradhelm(rows, seconds, url))
@@ -39,9 +39,9 @@ def measure(*, large: bool, only: list[str] | None, database_url: str | None) ->
     return {
         "columns": LAYERS + len(SCALARS),
         "gradhelm": {name: _told(found) for name, found in own.items()},
-        "peers": _peers(large, only, seconds),
-        "limits": _limits(rounds, large, database_url),
-        "command_ms": _commands(10.0 if large else 5.0),
+        "peers": _peers(asked, seconds),
+        "limits": _limits(rounds, asked),
+        "command_ms": _commands(10.0 if asked.large else 5.0),
     }
 
 
@@ -58,7 +58,8 @@ def _gradhelm(rows: int, seconds: float, database_url: str | None) -> dict[str, 
             "server_cpu": acknowledged,
             "settled_seconds": found["seconds"] + waited,
             "settled_server_cpu": server.cpu - used,
-            "disk": server.disk - empty,
+            # Of another engine's files nothing is known here.
+            "disk": None if database_url else server.disk - empty,
         }
 
 
@@ -78,14 +79,16 @@ def _told(found: list[dict[str, Any]]) -> dict[str, Any]:
                 for one, m in zip(found, millions, strict=True)
             ]
         ),
-        "bytes_per_point": spread([one["disk"] / one["points"] for one in found]),
+        "bytes_per_point": spread([one["disk"] / one["points"] for one in found])
+        if found[0]["disk"] is not None
+        else None,
         "points": found[0]["points"],
     }
 
 
-def _peers(large: bool, only: list[str] | None, seconds: float) -> list[dict[str, Any]]:
+def _peers(asked: Asked, seconds: float) -> list[dict[str, Any]]:
     told = []
-    for peer in peers.peers(only):
+    for peer in peers.peers(asked.only):
         row: dict[str, Any] = {"name": peer.name, "version": peer.version}
         told.append(row)
         if not peers.CONTENDERS[peer.name].counts:
@@ -95,7 +98,7 @@ def _peers(large: bool, only: list[str] | None, seconds: float) -> list[dict[str
             if peer.why_not:
                 raise peers.Failure(peer.why_not)
             found = []
-            for _ in range(3 if large else 1):
+            for _ in range(3 if asked.large else 1):
                 with scratch("peer") as folder:
                     found.append(
                         peers.do(
@@ -121,8 +124,8 @@ def _peers(large: bool, only: list[str] | None, seconds: float) -> list[dict[str
     return told
 
 
-def _limits(rounds: int, large: bool, database_url: str | None) -> dict[str, Any]:
-    columns, steps = LAYERS + len(SCALARS), 320_000 if large else 64_000
+def _limits(rounds: int, asked: Asked) -> dict[str, Any]:
+    columns, steps = LAYERS + len(SCALARS), 320_000 if asked.large else 64_000
     found: dict[str, list[raw.Rate]] = {}
     for _ in range(rounds):
         with scratch("raw") as folder:
@@ -133,9 +136,11 @@ def _limits(rounds: int, large: bool, database_url: str | None) -> dict[str, Any
                 ),
                 "bare WebSocket, 64-step frames": raw.websocket(columns, steps),
             }
-            if database_url:
-                one["SQLAlchemy Core, PostgreSQL"] = raw.core_blobs(database_url, columns, steps)
-                one["bare asyncpg"] = raw.asyncpg_blobs(database_url, columns, steps)
+            if asked.database_url:
+                one["SQLAlchemy Core, PostgreSQL"] = raw.core_blobs(
+                    asked.database_url, columns, steps
+                )
+                one["bare asyncpg"] = raw.asyncpg_blobs(asked.database_url, columns, steps)
         for name, rate in one.items():
             if rate is not None:
                 found.setdefault(name, []).append(rate)

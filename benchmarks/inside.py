@@ -1,6 +1,6 @@
 """The server's own time for a request: its application called in this process, without a socket.
 
-    python -m benchmarks.inside TOKEN DATABASE_URL < questions.json
+    python -m benchmarks.inside TOKEN < questions.json
 
 Reads [[run, question], …] and prints the milliseconds of the warm calls of each, as JSON.
 """
@@ -79,7 +79,7 @@ async def answer(
 
 
 def main() -> None:
-    settings = ServerSettings.read(os.environ, database_url=sys.argv[2] or None)
+    settings = ServerSettings.read(os.environ)
     with closing(Store(settings.database_url)) as store:
         service = Service(settings, store)
         told = asyncio.run(answer(service.asgi, sys.argv[1], json.load(sys.stdin)))

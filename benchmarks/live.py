@@ -22,7 +22,7 @@ import numpy as np
 from playwright.sync_api import BrowserContext, CDPSession, Page, sync_playwright
 
 from .flood import flood
-from .place import ROOT, say, scratch
+from .place import ROOT, Asked, say, scratch
 from .server import Server
 from .summary import spread, tails
 
@@ -49,9 +49,9 @@ window.seen = [];
 """
 
 
-def measure(*, large: bool, only: list[str] | None, database_url: str | None) -> dict[str, Any]:
-    seconds = 120.0 if large else 30.0
-    with scratch("live") as folder, Server(folder / "home", database_url=database_url) as server:
+def measure(asked: Asked) -> dict[str, Any]:
+    seconds = 120.0 if asked.large else 30.0
+    with scratch("live") as folder, Server(folder / "home") as server:
         with sync_playwright() as playwright, _training(server, folder / "notes.json") as job:
             browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
             context = browser.new_context(viewport={"width": 1440, "height": 900})
@@ -62,11 +62,11 @@ def measure(*, large: bool, only: list[str] | None, database_url: str | None) ->
             page.goto(f"{server.url}/runs/{run}")
             _until(page, "window.gradhelm?.frames > 10 && gradhelm.drawn > 10")
             seen, main_thread = _watch(page, browser, seconds)
-            changed = _change(server, run, 60 if large else 20)
+            changed = _change(server, run, 60 if asked.large else 20)
             context.close()
             browser.close()
             notes = job()
-        opened = _open(server, large)
+        opened = _open(server, asked.large)
     pixel, missed = _pixels(notes["steps"], seen)
     applied = [1000 * (notes["versions"][str(v)] - at) for v, at in changed.items()]
     step_ms = [1000 * (b - a) for a, b in pairwise(t for _, t in notes["steps"])]

@@ -8,17 +8,24 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = ROOT / ".bench"
 RESULTS = BENCH / "results"
 ROOMS = [str(ROOT / name) for name in ("client_hook", "server", "dashboard", "migrations")]
+
+
+class Asked(NamedTuple):
+    """What was said on the command line. ``only``: of the other loggers, these."""
+
+    large: bool
+    only: list[str] | None
+    database_url: str | None
 
 
 def say(text: str) -> None:
@@ -37,10 +44,6 @@ def scratch(name: str) -> Iterator[Path]:
 def size_of(folder: Path) -> int:
     """Bytes of all files below."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def clear(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def keep(part: str, found: dict[str, Any], *, command: str) -> None:

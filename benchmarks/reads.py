@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from . import peers
 from .flood import flood
-from .place import ROOT, say, scratch
+from .place import ROOT, Asked, say, scratch
 from .server import Server
 from .summary import spread
 
@@ -52,33 +52,33 @@ def whatif(steps: int) -> Question:
     return Question(f"what-if over {steps:,} steps", "whatif", [{"max_norm": "0.5"}])
 
 
-def measure(*, large: bool, only: list[str] | None, database_url: str | None) -> dict[str, Any]:
+def measure(asked: Asked) -> dict[str, Any]:
     return {
-        "gradhelm": _gradhelm(large, database_url),
-        "peers": [_peer(peer, large) for peer in peers.peers(only)],
+        "gradhelm": _gradhelm(asked.large),
+        "peers": [_peer(peer, asked.large) for peer in peers.peers(asked.only)],
     }
 
 
-def _gradhelm(large: bool, database_url: str | None) -> list[dict[str, Any]]:
-    asked: list[tuple[str, Question]] = []
+def _gradhelm(large: bool) -> list[dict[str, Any]]:
+    wanted: list[tuple[str, Question]] = []
     with scratch("reads") as home:
-        with Server(home, database_url=database_url) as server:
+        with Server(home) as server:
             most = most_points(server)
             for steps in (5_000, 100_000, *([10_000_000] if large else [])):
                 run = flood(server, LAYERS, steps, 64, seconds=7200)["run"]
-                asked += [(run, question) for question in questions(steps, most)]
+                wanted += [(run, question) for question in questions(steps, most)]
             for steps in (100_000, 10_000_000 if large else 1_000_000):
                 run = flood(server, 1, steps, 512, seconds=7200)["run"]
-                asked.append((run, whatif(steps)))
+                wanted.append((run, whatif(steps)))
             say(f"runs to read are stored; settled after {server.settle(3600):.1f} s")
             rows = []
-            for run, question in asked:
+            for run, question in wanted:
                 found = over_http(server, run, question)
                 rows.append({"name": question.name, **found})
                 say(f"{question.name}: {found['http_ms']['median']:.1f} ms over HTTP")
-        inside = [(run, question._asdict()) for run, question in asked]
+        inside = [(run, question._asdict()) for run, question in wanted]
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.inside", server.token, database_url or ""],
+            [sys.executable, "-m", "benchmarks.inside", server.token],
             cwd=ROOT,
             env=server.environment,
             input=json.dumps(inside),

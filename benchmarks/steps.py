@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from typing import Any
 
 import httpx
 
 from . import models, peers
-from .place import say, scratch
-from .server import Server
+from .place import Asked, say, scratch
+from .server import Server, environment
 from .summary import spread
 
 LEAN = ("trackio", "wandb.log, offline", "TensorBoard")
 """With a model that takes long for a step, by default only these besides ourselves."""
 
 
-def measure(*, large: bool, only: list[str] | None, database_url: str | None) -> dict[str, Any]:
-    blocks, seconds = (20, 2.0) if large else (6, 0.7)
-    told: dict[str, Any] = {"jobs": {}}
-    others = peers.peers(only)
+def measure(asked: Asked) -> dict[str, Any]:
+    blocks, seconds = (20, 2.0) if asked.large else (6, 0.7)
+    told: dict[str, Any] = {"import": _import(9 if asked.large else 5), "jobs": {}}
+    others = peers.peers(asked.only)
     for job in models.JOBS:
-        few = job == "25 M parameters" and not large
+        few = job == "25 M parameters" and not asked.large
         rows = []
         for peer in [peers.gradhelm(), *others]:
             if few and peer.name not in ("gradhelm", *LEAN):
@@ -43,6 +45,28 @@ def measure(*, large: bool, only: list[str] | None, database_url: str | None) ->
                 say(f"{job}, {peer.name}: {failure}")
         told["jobs"][job] = rows
     return told
+
+
+def _import(times: int) -> dict[str, Any]:
+    """What ``import gradhelm`` takes after torch, as a script has it; and what it brings along."""
+    program = (
+        "import sys, time, torch; began = time.perf_counter(); import gradhelm; gradhelm.attach; "
+        "print(1000 * (time.perf_counter() - began)); "
+        "print(*({'fastapi', 'starlette', 'uvicorn', 'sqlalchemy', 'dash'} & set(sys.modules)))"
+    )
+    found = []
+    for _ in range(times):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment(),
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+        took, brought = done.stdout.splitlines()
+        found.append(float(took))
+    say(f"import gradhelm: {sorted(found)[times // 2]:.0f} ms after torch")
+    return {"ms": spread(found), "server_packages": brought.split()}
 
 
 def _one(peer: peers.Peer, **arguments: Any) -> dict[str, Any]:
@@ -82,4 +106,5 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
         "cpu_ms": found["cpu_ms"],
         "columns": found["columns"],
         "steps": found["steps"],
+        "told": found["told"],
     }

@@ -87,6 +87,7 @@ def steps(
         "with_ms": with_it,
         "cpu_ms": 1000 * used / logged_steps - sorted(bare_cpu)[len(bare_cpu) // 2],
         "steps": logged_steps,
+        "told": contender.told(),
         "columns": len(parameters),
     }
 
