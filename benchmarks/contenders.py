@@ -47,6 +47,12 @@ class Contender:
     def watch(self, model: Any) -> None:
         """Called once before the first step."""
 
+    def begin(self, model: Any) -> None:
+        """Called before each block of steps that is logged."""
+
+    def pause(self, model: Any) -> None:
+        """Called after it: what it has put into the model must not burden the steps without it."""
+
     def told(self) -> dict[str, float]:
         """What it says of its own cost, after the last step."""
         return {}
@@ -138,8 +144,11 @@ class WandbWatch(Wandb):
 
     counts = False
 
-    def watch(self, model: Any) -> None:
+    def begin(self, model: Any) -> None:
         self._run.watch(model, log="gradients", log_freq=1)
+
+    def pause(self, model: Any) -> None:
+        self._run.unwatch(model)
 
     def step(self, number: int, model: Any) -> None:
         import torch

@@ -94,10 +94,9 @@ def send(
         if more and seq - acked < welcome.window:
             count = min(rows, steps - sent)
             numbers = np.arange(sent, sent + count, dtype=np.uint64)
+            times = began + 0.01 * numbers.astype(np.float64)
             at = sent % MATERIAL
-            frame = wire.pack_frame(
-                seq + 1, 0, 0, numbers, began + 0.01 * numbers, values[at : at + count]
-            )
+            frame = wire.pack_frame(seq + 1, 0, 0, numbers, times, values[at : at + count])
             socket.send(wire.encode(frame))
             seq, sent = seq + 1, sent + count
             continue

@@ -11,6 +11,7 @@ from gradhelm import wire
 from gradhelm_server.simulated import SCALARS, run_id
 
 from . import peers, raw
+from .contenders import CONTENDERS
 from .flood import flood, greet, open_run
 from .place import ROOT, Asked, say, scratch
 from .server import Server
@@ -91,7 +92,7 @@ def _peers(asked: Asked, seconds: float) -> list[dict[str, Any]]:
     for peer in peers.peers(asked.only):
         row: dict[str, Any] = {"name": peer.name, "version": peer.version}
         told.append(row)
-        if not peers.CONTENDERS[peer.name].counts:
+        if not CONTENDERS[peer.name].counts:
             row["why_not"] = "logs histograms, not values"
             continue
         try:

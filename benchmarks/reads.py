@@ -9,6 +9,7 @@ import time
 from typing import Any, NamedTuple
 
 from . import peers
+from .contenders import CONTENDERS
 from .flood import flood
 from .place import ROOT, Asked, say, scratch
 from .server import Server
@@ -118,7 +119,7 @@ def most_points(server: Server) -> int:
 
 def _peer(peer: peers.Peer, large: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"name": peer.name, "version": peer.version}
-    reads = peers.CONTENDERS[peer.name].reads
+    reads = CONTENDERS[peer.name].reads
     try:
         if peer.why_not:
             raise peers.Failure(peer.why_not)

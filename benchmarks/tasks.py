@@ -46,6 +46,8 @@ def steps(
     def block(count: int, logged: bool) -> tuple[float, float]:
         """Wall and this thread's CPU, in milliseconds per step."""
         nonlocal taken
+        if logged:
+            contender.begin(model)
         wall, own = time.perf_counter(), time.thread_time()
         for _ in range(count):
             optimizer.zero_grad()
@@ -56,9 +58,10 @@ def steps(
             else:
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
             optimizer.step()
-        return 1000 * (time.perf_counter() - wall) / count, 1000 * (
-            time.thread_time() - own
-        ) / count
+        spent = time.perf_counter() - wall, time.thread_time() - own
+        if logged:
+            contender.pause(model)
+        return 1000 * spent[0] / count, 1000 * spent[1] / count
 
     block(2, logged=False)
     once = block(3, logged=False)[0]
