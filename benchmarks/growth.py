@@ -17,7 +17,7 @@ def measure(asked: Asked) -> dict[str, Any]:
     return {
         "layers": [_layers(n, asked.large) for n in (10, 100, 1_000, 4_000)],
         "steps": _steps(asked.large),
-        "runs": [_load(asked.large, runs=n) for n in (1, 10, 100, 250, 500)],
+        "runs": [_load(asked.large, runs=n) for n in (1, 10, 100, 500)],
         "viewers": [_load(asked.large, runs=20, layers=200, viewers=n) for n in (1, 10, 50, 200)],
     }
 

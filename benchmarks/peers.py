@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -87,32 +89,30 @@ def do(
     home = folder.with_name(folder.name + "-home")
     home.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        done = subprocess.run(
-            [
-                peer.python,
-                "-m",
-                "benchmarks.tasks",
-                task,
-                peer.name,
-                str(folder),
-                json.dumps(arguments),
-            ],
-            cwd=folder,
-            env={
-                **kept,
-                "HOME": str(home),
-                **(environment or {}),
-                "PYTHONPATH": os.pathsep.join(paths),
-                "OMP_NUM_THREADS": "1",
-            },
-            capture_output=True,
-            text=True,
-            timeout=HANGS,
-            start_new_session=True,
-        )
-    except subprocess.TimeoutExpired:
-        raise Failure(f"no end after {HANGS:.0f} s") from None
-    if done.returncode:
-        raise Failure((done.stderr.strip().splitlines() or ["it failed without a word"])[-1][:200])
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    words = [task, peer.name, str(folder), json.dumps(arguments)]
+    with subprocess.Popen(
+        [peer.python, "-m", "benchmarks.tasks", *words],
+        cwd=folder,
+        env={
+            **kept,
+            "HOME": str(home),
+            **(environment or {}),
+            "PYTHONPATH": os.pathsep.join(paths),
+            "OMP_NUM_THREADS": "1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, complaint = process.communicate(timeout=HANGS)
+        except subprocess.TimeoutExpired:
+            raise Failure(f"no end after {HANGS:.0f} s") from None
+        finally:
+            # Whatever it started ends with it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        raise Failure((complaint.strip().splitlines() or ["it failed without a word"])[-1][:200])
+    return dict(json.loads(output.strip().splitlines()[-1]))
