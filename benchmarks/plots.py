@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-WIDTH, LEFT, RIGHT, TOP, BAR = 760, 190, 90, 54, 26
+WIDTH, LEFT, RIGHT, TOP, BAR = 760, 215, 90, 54, 26
 INK, FAINT, PAPER = "#171B24", "#C9CED8", "#FFFFFF"
 OURS, THEIRS, LIMIT = "#5563E3", "#99A2B3", "#D97706"
 LINES = ("#5563E3", "#0F7B5F", "#D97706", "#C2264B")

@@ -126,7 +126,7 @@ def _peer(peer: peers.Peer, large: bool) -> dict[str, Any]:
         if not reads:
             raise peers.Failure("has no way to read what it wrote without its service")
         row["by"] = reads
-        seconds = 900.0 if large else 25.0
+        seconds = 900.0 if large else 15.0
         for name, columns, steps in (("series", 1, 100_000), ("table", LAYERS, 5_000)):
             with scratch("peer") as folder:
                 found = peers.do(

@@ -19,7 +19,7 @@ LEAN = ("trackio", "wandb.log, offline", "TensorBoard")
 
 
 def measure(asked: Asked) -> dict[str, Any]:
-    blocks, seconds = (20, 2.0) if asked.large else (6, 0.7)
+    blocks, seconds = (30, 1.0) if asked.large else (12, 0.4)
     told: dict[str, Any] = {"import": _import(9 if asked.large else 5), "jobs": {}}
     others = peers.peers(asked.only)
     for job in models.JOBS:
