@@ -123,6 +123,8 @@ def _peer(peer: peers.Peer, large: bool) -> dict[str, Any]:
     try:
         if peer.why_not:
             raise peers.Failure(peer.why_not)
+        if not CONTENDERS[peer.name].keeps:
+            raise peers.Failure("writes text for somebody else to parse")
         if not reads:
             raise peers.Failure("has no way to read what it wrote without its service")
         row["by"] = reads
