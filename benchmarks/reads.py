@@ -128,8 +128,10 @@ def _peer(peer: peers.Peer, large: bool) -> dict[str, Any]:
         if not reads:
             raise peers.Failure("has no way to read what it wrote without its service")
         row["by"] = reads
-        seconds = 900.0 if large else 15.0
-        for name, columns, steps in (("series", 1, 100_000), ("table", LAYERS, 5_000)):
+        for name, columns, steps, seconds in (
+            ("series", 1, 100_000, 40.0),
+            ("table", LAYERS, 5_000, 15.0),
+        ):
             with scratch("peer") as folder:
                 found = peers.do(
                     "ingest",
@@ -137,7 +139,7 @@ def _peer(peer: peers.Peer, large: bool) -> dict[str, Any]:
                     folder / "out",
                     columns=columns,
                     steps=steps,
-                    seconds=seconds,
+                    seconds=900.0 if large else seconds,
                     read=True,
                 )
             row[name] = {"steps": found["steps"], "ms": spread(found[f"{name}_ms"])}
