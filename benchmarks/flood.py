@@ -68,10 +68,8 @@ def greet(socket: ClientConnection, run: str, name: str, layers: int) -> wire.We
         started=time.time(),
     )
     socket.send(wire.encode(hello))
-    # The names of thousands of layers do not fit into one message.
-    declared = columns(layers).columns
-    for first in range(0, len(declared), 1000):
-        socket.send(wire.encode(wire.Columns(0, first, declared[first : first + 1000])))
+    for message in columns(layers):
+        socket.send(wire.encode(message))
     welcome = wire.decode_from_server(bytes(socket.recv(30)))  # type: ignore[arg-type]
     assert isinstance(welcome, wire.Welcome), welcome
     return welcome

@@ -32,6 +32,8 @@ AT_ONCE: Final = 16
 """Connections that are being opened at the same time."""
 CONNECT_LIMIT: Final = 60.0
 """Seconds after which the measurement begins even if not all are connected."""
+SPARE_FILES: Final = 64
+"""Files that a process needs besides its connections."""
 SETTLE: Final = 2.0
 """Seconds before the measurement, until the first frames of all are under way."""
 DRAIN: Final = 15.0
@@ -61,6 +63,7 @@ class Load:
         self.client = client
         self.plan = plan
         self.tally = Tally()
+        self.columns = [wire.encode(message) for message in simulated.columns(plan.layers)]
         self.material = simulated.material(plan.layers)
         self.rate = plan.rate
         self.gate = asyncio.Semaphore(AT_ONCE)
@@ -89,8 +92,10 @@ class Load:
     def run(self) -> Figures:
         """The figures of the whole. Ctrl-C ends it early but in order, twice at once.
 
-        Raises Failed when the server cannot be reached or wants another token.
+        Raises Failed when the server cannot be reached or wants another token, or this process may
+        not open so many connections.
         """
+        _allow_files(self.plan.runs + self.plan.viewers + SPARE_FILES)
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
             return runner.run(self._run())
 
@@ -226,6 +231,20 @@ def _interrupting(stop: asyncio.Event) -> Iterator[None]:
     finally:
         with contextlib.suppress(*impossible):
             loop.remove_signal_handler(signal.SIGINT)
+
+
+def _allow_files(wanted: int) -> None:
+    """As many open files as this process may have; raises Failed when these are too few."""
+    if importlib.util.find_spec("resource") is None:  # Windows has no such limit
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise Failed(f"{wanted:,} open files are needed and {hard:,} allowed: see `ulimit -n`")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

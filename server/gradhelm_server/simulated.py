@@ -31,6 +31,8 @@ PROJECT: Final = "load"
 """Project and tag of all simulated runs."""
 MATERIAL: Final = 512
 """Steps that are made up; then they repeat."""
+CHUNK: Final = 1000
+"""Columns of one message."""
 THRESHOLD: Final = 1.0
 BEAT: Final = 5.0
 """Seconds between heartbeats, as of a real trainer."""
@@ -46,6 +48,7 @@ class Surroundings(Protocol):
     """What a trainer needs of the load that it is a part of."""
 
     tally: Tally
+    columns: list[bytes]
     material: wire.FloatArray
     rate: float
     gate: asyncio.Semaphore
@@ -76,8 +79,7 @@ class Trainer:
         self._name = name
         self._phase = phase
         self._segment = secrets.token_hex(8)
-        self._columns = load.material.shape[1]
-        self._most = min(MATERIAL, max(1, wire.MAX_FRAME // (4 * self._columns)))
+        self._most = min(MATERIAL, max(1, wire.MAX_FRAME // (4 * load.material.shape[1])))
         self._sent: deque[Sent] = deque()
         self._changes: deque[wire.Change] = deque()
         self._began = 0.0
@@ -126,7 +128,8 @@ class Trainer:
     async def _greet(self, socket: ClientConnection) -> None:
         again = self.welcomed.is_set()
         await socket.send(wire.encode(self._hello(again)))
-        await socket.send(wire.encode(columns(self._columns - len(SCALARS))))
+        for message in self._load.columns:
+            await socket.send(message)
         welcome = await _hear(socket)
         if not isinstance(welcome, wire.Welcome):
             raise WireError(f"expected a welcome, not {type(welcome).__name__}")
@@ -250,12 +253,14 @@ async def _hear(socket: ClientConnection) -> wire.ToTrainer:
     return wire.decode_from_server(data if isinstance(data, bytes) else data.encode())
 
 
-def columns(layers: int) -> wire.Columns:
+def columns(layers: int) -> list[wire.Columns]:
+    """In several messages: the names of thousands of layers do not fit into one."""
     scalars = (wire.Column(name, "scalar") for name in SCALARS)
     norms = (
         wire.Column(f"norm/blocks.{n}.weight", "norm", (64, 64), "float32") for n in range(layers)
     )
-    return wire.Columns(0, 0, (*scalars, *norms))
+    every = (*scalars, *norms)
+    return [wire.Columns(0, n, every[n : n + CHUNK]) for n in range(0, len(every), CHUNK)]
 
 
 def material(layers: int) -> wire.FloatArray:

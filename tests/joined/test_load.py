@@ -70,6 +70,12 @@ def test_kept_runs_have_every_step_once(server: Running, here: Program) -> None:
         server.rest.delete(f"/api/v1/runs/{run['id']}")
 
 
+def test_runs_of_thousands_of_layers_are_declared_in_pieces(here: Program) -> None:
+    told = here.json("bench", "load", "--runs", "1", "--layers", "10000", "--duration", "2s")
+    assert told["errors"] == {}
+    assert told["points"] > 10_000
+
+
 def test_a_server_that_dies_loses_nothing_that_was_acknowledged(program: Program) -> None:
     program.start()
     with started(program, "--duration", "600s", "--json", "--keep") as load:
@@ -137,6 +143,18 @@ def test_without_a_server_or_a_token_the_reason_is_said(server: Running, program
     assert done.returncode == 1
     assert "GRADHELM_TOKEN" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_too_few_files_are_said_before_anything_is_opened(server: Running, here: Program) -> None:
+    resource = pytest.importorskip("resource")
+    done = here.run(
+        *SMALL[:2],
+        "--runs",
+        "300",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200)),
+    )
+    assert done.returncode == 1
+    assert "364 open files are needed and 200 allowed" in done.stderr
 
 
 def test_a_histogram_tells_times_to_two_percent() -> None:
