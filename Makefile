@@ -60,7 +60,7 @@ docs: $(VENV)/ready ## renew what the documents quote from the code
 picture: $(VENV)/ready ## take the README's picture anew (a minute)
 	@CHROMIUM=$$(scripts/setup.sh chromium) $(BIN)/python scripts/picture.py
 
-bench: $(VENV)/ready ## measure this machine, beside other loggers (20 minutes; ARGS="--large": hours)
+bench: $(VENV)/ready ## measure this machine, beside other loggers (25 minutes; ARGS="--large": hours)
 	@CHROMIUM=$$(scripts/setup.sh chromium) && CHROMIUM="$$CHROMIUM" $(BIN)/python -m benchmarks $(ARGS)
 
 smoke: $(VENV)/ready ## build the wheel and try it in fresh environments

@@ -23,27 +23,48 @@ FRAMES = (64, 16, 1)
 
 
 def measure(asked: Asked) -> dict[str, Any]:
-    rounds, seconds = (5, 20.0) if asked.large else (3, 5.0)
+    rounds, seconds = (5, 20.0) if asked.large else (3, 3.0)
+    places = {"": None} | ({", PostgreSQL": asked.database_url} if asked.database_url else {})
+    others = {peer.name: peer for peer in peers.peers(asked.only)}
+    why_not = {name: peer.why_not for name, peer in others.items() if peer.why_not}
+    why_not |= {
+        name: "logs histograms, not values" for name in others if not CONTENDERS[name].counts
+    }
     own: dict[str, list[dict[str, Any]]] = {}
+    theirs: dict[str, list[dict[str, Any]]] = {}
+    limits: dict[str, list[raw.Rate]] = {}
     for turn in range(rounds):
+        say(f"round {turn + 1} of {rounds}")
         for rows in FRAMES:
-            for where, url in (
-                ("", None),
-                *([(", PostgreSQL", asked.database_url)] * bool(asked.database_url)),
-            ):
+            for where, url in places.items():
                 name = f"gradhelm, {rows}-step frames{where}"
                 own.setdefault(name, []).append(_gradhelm(rows, seconds, url))
-                last = own[name][-1]
-                say(
-                    f"{name}: {last['points'] / last['seconds']:,.0f} points/s ({turn + 1}/{rounds})"
-                )
+                _say(name, own[name][-1])
+        for name in [name for name in others if name not in why_not]:
+            try:
+                theirs.setdefault(name, []).append(_peer(others[name], seconds))
+                _say(name, theirs[name][-1])
+            except peers.Failure as failure:
+                why_not[name] = str(failure)
+                say(f"{name}: {failure}")
+        for name, rate in _limits(asked).items():
+            limits.setdefault(name, []).append(rate)
+            _say(name, rate)
     return {
         "columns": LAYERS + len(SCALARS),
         "gradhelm": {name: _told(found) for name, found in own.items()},
-        "peers": _peers(asked, seconds),
-        "limits": _limits(rounds, asked),
+        "peers": [
+            {"name": name, "version": peer.version}
+            | ({"why_not": why_not[name]} if name in why_not else _rates(theirs[name]))
+            for name, peer in others.items()
+        ],
+        "limits": {name: _rates(found) for name, found in limits.items()},
         "command_ms": _commands(10.0 if asked.large else 5.0),
     }
+
+
+def _say(name: str, found: dict[str, Any]) -> None:
+    say(f"{name}: {found['points'] / found['seconds']:,.0f} points/s")
 
 
 def _gradhelm(rows: int, seconds: float, database_url: str | None) -> dict[str, Any]:
@@ -87,73 +108,40 @@ def _told(found: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _peers(asked: Asked, seconds: float) -> list[dict[str, Any]]:
-    told = []
-    for peer in peers.peers(asked.only):
-        row: dict[str, Any] = {"name": peer.name, "version": peer.version}
-        told.append(row)
-        if not CONTENDERS[peer.name].counts:
-            row["why_not"] = "logs histograms, not values"
-            continue
-        try:
-            if peer.why_not:
-                raise peers.Failure(peer.why_not)
-            found = []
-            for _ in range(3 if asked.large else 1):
-                with scratch("peer") as folder:
-                    found.append(
-                        peers.do(
-                            "ingest",
-                            peer,
-                            folder / "out",
-                            columns=LAYERS,
-                            steps=100_000,
-                            seconds=seconds,
-                            read=False,
-                        )
-                    )
-            row |= {
-                "points_per_second": spread([one["points"] / one["seconds"] for one in found]),
-                "cpu_per_million": spread([1e6 * one["cpu"] / one["points"] for one in found]),
-                "bytes_per_point": spread([one["disk"] / one["points"] for one in found]),
-                "points": found[0]["points"],
-            }
-            say(f"{peer.name}: {row['points_per_second']['median']:,.0f} points/s")
-        except peers.Failure as failure:
-            row["why_not"] = str(failure)
-            say(f"{peer.name}: {failure}")
-    return told
+def _peer(peer: peers.Peer, seconds: float) -> dict[str, Any]:
+    with scratch("peer") as folder:
+        out = folder / "out"
+        return peers.do(
+            "ingest", peer, out, columns=LAYERS, steps=100_000, seconds=seconds, read=False
+        )
 
 
-def _limits(rounds: int, asked: Asked) -> dict[str, Any]:
+def _limits(asked: Asked) -> dict[str, raw.Rate]:
     columns, steps = LAYERS + len(SCALARS), 320_000 if asked.large else 64_000
-    found: dict[str, list[raw.Rate]] = {}
-    for _ in range(rounds):
-        with scratch("raw") as folder:
-            one: dict[str, raw.Rate | None] = {
-                "bare sqlite3, 64-step blobs": raw.sqlite_blobs(folder, columns, steps),
-                "SQLAlchemy Core, 64-step blobs": raw.core_blobs(
-                    f"sqlite:///{folder / 'core.db'}", columns, steps
-                ),
-                "bare WebSocket, 64-step frames": raw.websocket(columns, steps),
-            }
-            if asked.database_url:
-                one["SQLAlchemy Core, PostgreSQL"] = raw.core_blobs(
-                    asked.database_url, columns, steps
-                )
-                one["bare asyncpg"] = raw.asyncpg_blobs(asked.database_url, columns, steps)
-        for name, rate in one.items():
-            if rate is not None:
-                found.setdefault(name, []).append(rate)
-    told = {
-        name: {
-            "points_per_second": spread([one["points"] / one["seconds"] for one in rates]),
-            "cpu_per_million": spread([1e6 * one["cpu"] / one["points"] for one in rates]),
+    with scratch("raw") as folder:
+        core = f"sqlite:///{folder / 'core.db'}"
+        found = {
+            "bare sqlite3, 64-step blobs": raw.sqlite_blobs(folder, columns, steps),
+            "SQLAlchemy Core, 64-step blobs": raw.core_blobs(core, columns, steps),
+            "bare WebSocket, 64-step frames": raw.websocket(columns, steps),
         }
-        for name, rates in found.items()
+    if asked.database_url:
+        found["SQLAlchemy Core, PostgreSQL"] = raw.core_blobs(asked.database_url, columns, steps)
+        bare = raw.asyncpg_blobs(asked.database_url, columns, steps)
+        if bare is not None:
+            found["bare asyncpg"] = bare
+    return found
+
+
+def _rates(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of a peer, or of a limit (whose disk was not looked at)."""
+    told: dict[str, Any] = {
+        "points_per_second": spread([one["points"] / one["seconds"] for one in found]),
+        "cpu_per_million": spread([1e6 * one["cpu"] / one["points"] for one in found]),
+        "points": found[0]["points"],
     }
-    for name, row in told.items():
-        say(f"{name}: {row['points_per_second']['median']:,.0f} points/s")
+    if "disk" in found[0]:
+        told["bytes_per_point"] = spread([one["disk"] / one["points"] for one in found])
     return told
 
 

@@ -16,7 +16,7 @@ PARTS = ("steps", "ingest", "reads", "live", "growth")
 INTRODUCTION = """# Performance
 
 Written by `python -m benchmarks report` from measurements that `make bench` repeats on your machine
-(Linux; about 20 minutes, hours with `ARGS="--large"`; `python -m benchmarks --help` names its
+(Linux; about 25 minutes, hours with `ARGS="--large"`; `python -m benchmarks --help` names its
 parts). A point is one column's value at one step. Absolute times belong to the machine; ratios
 travel better. Every figure is a median, with its quartiles in brackets where they are told, and the
 thin line on a bar.
