@@ -36,7 +36,11 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help="default: all of them, in turn")
     parser.add_argument("--large", action="store_true", help="the long ones too (hours)")
     parser.add_argument(
-        "--only", action="append", choices=sorted(CONTENDERS), help="of the other loggers, these"
+        "--only",
+        action="append",
+        choices=sorted(CONTENDERS),
+        metavar="LOGGER",
+        help="of the other loggers, this one; may be said again",
     )
     parser.add_argument(
         "--database-url", help="a PostgreSQL that ingest is measured with too (SQLAlchemy URL)"
