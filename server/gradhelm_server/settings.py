@@ -112,10 +112,10 @@ def _asked(name: str, environ: Mapping[str, str], read: Callable[[str], T]) -> T
 
 def duration(text: str) -> float:
     """Seconds of a time such as 30d, 12h or 45m. Raises ValueError."""
-    match = re.fullmatch(r"(\d{1,6})([dhm])", text)
+    match = re.fullmatch(r"(\d{1,6})([dhms])", text)
     if match is None or int(match[1]) == 0:
         raise ValueError(f"{text!r}: expected a time such as 30d, 12h or 45m")
-    return int(match[1]) * {"d": 86400.0, "h": 3600.0, "m": 60.0}[match[2]]
+    return int(match[1]) * {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}[match[2]]
 
 
 def size(text: str) -> int:
