@@ -9,6 +9,7 @@ import argparse
 import importlib.util
 import math
 import os
+import re
 import subprocess
 import sys
 import time

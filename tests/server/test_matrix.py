@@ -10,6 +10,7 @@ from support import Running
 from trainer import SCALARS, trainer
 
 from gradhelm import wire
+from gradhelm_server.api import ask
 from gradhelm_server.matrix import Reader, stride_for
 
 
@@ -299,3 +300,16 @@ def test_an_open_range_is_answered_anew_when_there_is_more(server: Running) -> N
         with trainer(server.ws, server.token, run=fake.run, resume=True) as second:
             second.send(50, second.rows([2.0] * 10))
             assert ask("&last=99", closed)[0] == 200
+
+
+def test_too_much_for_one_answer_is_refused_with_what_would_do(
+    server: Running, monkeypatch
+) -> None:
+    monkeypatch.setattr(ask, "MAX_CELLS", 100)
+    with trainer(server.ws, server.token) as fake:
+        fake.send(0, fake.rows([1.0] * 60))
+        for path in ("series?columns=global_norm,threshold&", "heatmap?"):
+            answer = server.rest.get(f"/api/v1/runs/{fake.run}/{path}points=100")
+            assert answer.status_code == 422
+            assert "at most 50 points" in answer.json()["error"]["message"]
+            assert server.rest.get(f"/api/v1/runs/{fake.run}/{path}points=50").status_code == 200

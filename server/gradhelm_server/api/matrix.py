@@ -19,7 +19,7 @@ from ..errors import ApiError
 from ..matrix import Reader, Series, column_names, stride_for
 from ..patterns import matching
 from ..whatif import WhatIf
-from .ask import First, Last, Points, StateHere, Stream, steps_asked
+from .ask import First, Last, Points, StateHere, Stream, few_enough, steps_asked
 
 router = APIRouter(prefix="/api/v1/runs/{run}", tags=["matrix"])
 BINARY = "application/octet-stream"
@@ -51,6 +51,7 @@ async def get_series(
         reader = Reader(connection, run, segment)
         indices = list(wanted.values())
         stride = max(stride_for(low, high, points), reader.finest(indices, low, high))
+        few_enough(len(indices), low, high, stride)
         known.by(reader.stamp(low, high), stride)
         found = {} if known.same else reader.series(indices, low, high, stride)
         return {n: found[index] for n, index in wanted.items() if found}, low, high, stride
@@ -98,6 +99,7 @@ async def get_heatmap(
         reader = Reader(connection, run)
         indices = [p["column_index"] for p in parameters]
         stride = max(stride_for(low, high, points), reader.finest(indices, low, high))
+        few_enough(len(indices), low, high, stride)
         known.by(reader.stamp(low, high), stride, len(parameters))
         if known.same:
             return [], np.empty((0, 0), np.float32), 0, stride, low, high
