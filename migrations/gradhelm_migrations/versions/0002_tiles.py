@@ -4,9 +4,9 @@ The rollups that there were are built anew with the tiles: frames hold all that 
 Frames are kept as they came, step by step; they stood column by column.
 """
 
+from array import array
 from itertools import pairwise
 
-import numpy as np
 import sqlalchemy as sa
 from alembic import op
 
@@ -59,13 +59,13 @@ def upgrade() -> None:
         sa.column("blocks"),
     )
     columns = sa.table("columns", sa.column("run_id"), sa.column("idx"), sa.column("kind"))
-    for row in connection.execute(sa.select(layouts.c.run_id, layouts.c.layout, layouts.c.columns)):
+    held = sa.select(layouts.c.run_id, layouts.c.layout, layouts.c.columns)
+    for row in connection.execute(held).all():
         found = connection.execute(
             sa.select(columns.c.idx, columns.c.kind).where(columns.c.run_id == row.run_id)
         )
         kind = {idx: kind for idx, kind in found}
-        held = np.frombuffer(row.columns, "<i4").tolist()
-        starts = np.array(_starts([kind[index] for index in held]), "<i4")
+        starts = array("i", _starts([kind[index] for index in array("i", row.columns)]))
         connection.execute(
             sa.update(layouts)
             .where(layouts.c.run_id == row.run_id, layouts.c.layout == row.layout)
@@ -84,10 +84,11 @@ def _turn(connection: sa.Connection, *, by_steps: bool) -> None:
         count, payload = connection.execute(
             sa.select(frames.c.steps, frames.c.payload).where(frames.c.id == number)
         ).one()
-        shape = (-1, count) if by_steps else (count, -1)
-        values = np.frombuffer(payload, "<f4", offset=16 * count).reshape(shape)
-        turned = payload[: 16 * count] + values.T.tobytes()
-        connection.execute(sa.update(frames).where(frames.c.id == number).values(payload=turned))
+        values = array("I", payload[16 * count :])
+        parts = count if by_steps else len(values) // count
+        turned = [values[part::parts].tobytes() for part in range(parts)]
+        payload = b"".join((payload[: 16 * count], *turned))
+        connection.execute(sa.update(frames).where(frames.c.id == number).values(payload=payload))
 
 
 def _starts(kinds: list[str]) -> list[int]:
