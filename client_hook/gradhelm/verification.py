@@ -411,6 +411,8 @@ def watch_script(path: str, arguments: list[str], steps: int) -> tuple[Verificat
         traceback.print_exc()
     if not check.done:
         watcher.end()
+    if not (check.steps or why):
+        why = "the script took no optimizer step"
     return check, why
 
 

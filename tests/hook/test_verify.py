@@ -245,6 +245,9 @@ def test_doctor_runs_a_script_and_says_what_is_wrong(tmp_path):
     broken = doctor(tmp_path, late="raise KeyError('data')")
     assert broken.returncode == 1
     assert "the script raised KeyError: 'data'" in broken.stderr
+    idle = doctor(tmp_path, start="sys.exit(0)")
+    assert idle.returncode == 1
+    assert "the script took no optimizer step" in idle.stderr
 
 
 def test_measuring_the_norm_is_no_clip(model):
