@@ -56,7 +56,7 @@ class Recorder:
         started = time.perf_counter_ns()
         norm: float = outcome.global_norm.item()
         finite = math.isfinite(norm)
-        if step % self._every and finite and not outcome.changed:
+        if step % self._every and finite and not (outcome.changed or outcome.skipped):
             return
         partial = places is not None
         ring = self._ring

@@ -37,6 +37,7 @@ class GlobalNorm(Strategy):
     ) -> None:
         super().__init__(max_norm=max_norm, nonfinite=nonfinite)
         self.norm_type = _norm_type(norm_type)
+        self.other_norm = self.norm_type != 2.0
 
     def __repr__(self) -> str:
         return f"{self.name}({self.threshold!r}, norm_type={self.norm_type!r})"
@@ -68,6 +69,12 @@ class Observe(GlobalNorm):
 
     def accepts(self, name: str) -> bool:
         return name == "max_norm"
+
+    def reset(self, values: Mapping[str, float]) -> None:
+        if values:
+            super().reset(values)
+        else:  # back to watching
+            self._values = {}
 
     def clip(self, grads: Gradients) -> Outcome:
         if self._values:
