@@ -30,8 +30,10 @@ from .state import State, state_of
 
 log = logging.getLogger(__name__)
 router = APIRouter()
-WINDOW = 32
+WINDOW = 256
 """Messages of one trainer that may wait for their commit."""
+HELD = 8 * 1024 * 1024
+"""Bytes of them after which no more is read until a commit is done."""
 HELLO_WITHIN = 10.0
 PATIENCE_WITH_GARBAGE = 16
 
@@ -74,6 +76,8 @@ class TrainerConnection:
         self._ending: wire.CloseCode | None = None
         self._out: asyncio.Queue[wire.ToTrainer | None] = asyncio.Queue()
         self._arrived: asyncio.Queue[tuple[wire.ToServer, float]] = asyncio.Queue(WINDOW)
+        self._held = 0
+        self._settled = asyncio.Event()
 
     def tell(self, message: wire.ToTrainer) -> None:
         """Send when possible; the order is kept."""
@@ -169,8 +173,12 @@ class TrainerConnection:
     async def _take(self, message: wire.ToServer) -> None:
         if isinstance(message, wire.Hello):
             self.tell(wire.Refused("hello was said before"))
-        else:
-            await self._arrived.put((message, time.time()))
+            return
+        while self._held > HELD:
+            self._settled.clear()
+            await self._settled.wait()
+        self._held += _size(message)
+        await self._arrived.put((message, time.time()))
 
     def _work(self, message: wire.ToServer, now: float) -> tuple[Work, Outcome]:
         """What to do about a message that is no frame, and whom to tell of it."""
@@ -271,8 +279,10 @@ class TrainerConnection:
                 for then, result in done:
                     then(result)
             finally:
-                for _ in arrived:
+                for message, _ in arrived:
+                    self._held -= _size(message)
                     self._arrived.task_done()
+                self._settled.set()
 
     def _recorded(self, told: tuple[list[Record], list[Recorded | Answer]]) -> None:
         records, answers = told
@@ -341,6 +351,10 @@ class TrainerConnection:
         # A close frame holds 123 bytes of reason, not characters.
         words = (reason or wire.CLOSE_REASONS[code]).encode()[:120].decode(errors="ignore")
         await self.socket.close(code, words)
+
+
+def _size(message: wire.ToServer) -> int:
+    return len(message.values) if isinstance(message, wire.Frame) else 0
 
 
 def _log_unstored(run: str, error: Exception) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from gradhelm import wire
 from gradhelm.errors import WireError
@@ -28,6 +28,42 @@ RECENT = 500
 """Steps that the figures "of late" are about."""
 SPARKLINE = 60
 SCALARS = ("global_norm", "threshold", "clipped", "nonfinite", "skipped")
+
+
+# What every frame does, made once: putting the words together takes as long as what they say.
+_of = (
+    tables.segments.c.run_id == bindparam("b_run"),
+    tables.segments.c.segment == bindparam("b_segment"),
+    tables.segments.c.stream == bindparam("b_stream"),
+)
+_ADVANCE: Final = (
+    update(tables.segments)
+    .where(*_of, tables.segments.c.high_water == bindparam("b_before"))
+    .values(high_water=bindparam("b_high_water"))
+)
+_REACH: Final = (
+    update(tables.segments)
+    .where(*_of)
+    .values(first_step=bindparam("b_first"), last_step=bindparam("b_last"))
+)
+_runs = tables.runs.c
+_COUNT: Final = (
+    update(tables.runs)
+    .where(_runs.id == bindparam("b_run"))
+    .values(
+        first_step=func.coalesce(_runs.first_step, bindparam("b_first")),
+        last_step=bindparam("b_last"),
+        steps=_runs.steps + bindparam("b_steps"),
+        clipped=_runs.clipped + bindparam("b_clipped"),
+        nonfinite=_runs.nonfinite + bindparam("b_nonfinite"),
+        skipped=_runs.skipped + bindparam("b_skipped"),
+        recent=bindparam("b_recent"),
+        sparkline=bindparam("b_sparkline"),
+        last_heard_at=bindparam("b_now"),
+        threshold=func.coalesce(bindparam("b_threshold"), _runs.threshold),
+    )
+)
+_INSERT: Final = insert(tables.frames)
 
 
 class OutOfStep(Exception):
@@ -223,7 +259,7 @@ class Recorder:
                 event = self._gap_event(connection, None, None, 1, reason, now)
                 recorded.append(Recorded(message.seq, refused=str(error), events=(event,)))
         if rows:
-            connection.execute(insert(tables.frames), rows)
+            connection.execute(_INSERT, rows)
         self._advance(connection, messages[-1].seq)
         events: list[dict[str, Any]] = []
         for number, frames in taken.items():
@@ -302,16 +338,8 @@ class Recorder:
 
     def _advance(self, connection: Connection, seq: int) -> None:
         before, self.high_water = self.high_water, seq
-        table = tables.segments
         moved = connection.execute(
-            update(table)
-            .where(
-                table.c.run_id == self.run,
-                table.c.segment == self.segment,
-                table.c.stream == "",
-                table.c.high_water == before,
-            )
-            .values(high_water=seq)
+            _ADVANCE, {**self._key(""), "b_before": before, "b_high_water": seq}
         )
         if moved.rowcount != 1:
             # A commit before this one failed, so what this recorder remembers was never stored.
@@ -321,16 +349,13 @@ class Recorder:
         """The segment holds these steps of a stream."""
         track.first_step = first if track.first_step is None else min(track.first_step, first)
         track.last_step = last if track.last_step is None else max(track.last_step, last)
-        table = tables.segments
         connection.execute(
-            update(table)
-            .where(
-                table.c.run_id == self.run,
-                table.c.segment == self.segment,
-                table.c.stream == track.stream,
-            )
-            .values(first_step=track.first_step, last_step=track.last_step)
+            _REACH,
+            {**self._key(track.stream), "b_first": track.first_step, "b_last": track.last_step},
         )
+
+    def _key(self, stream: str) -> dict[str, str]:
+        return {"b_run": self.run, "b_segment": self.segment, "b_stream": stream}
 
     def _observe(
         self, connection: Connection, group: _Group, frames: _Taken, now: float
@@ -378,22 +403,21 @@ class Recorder:
     ) -> None:
         threshold = scalar["threshold"]
         in_force = threshold[np.isfinite(threshold)]
-        runs = tables.runs
         connection.execute(
-            update(runs)
-            .where(runs.c.id == self.run)
-            .values(
-                first_step=func.coalesce(runs.c.first_step, int(steps[0])),
-                last_step=int(steps[-1]),
-                steps=runs.c.steps + len(steps),
-                clipped=runs.c.clipped + int(np.count_nonzero(scalar["clipped"] > 0)),
-                nonfinite=runs.c.nonfinite + int(np.count_nonzero(scalar["nonfinite"] > 0)),
-                skipped=runs.c.skipped + int(np.count_nonzero(scalar["skipped"] > 0)),
-                recent=json.dumps(track.figures()),
-                sparkline=track.sparkline(),
-                last_heard_at=now,
-                **({"threshold": float(in_force[-1])} if len(in_force) else {}),
-            )
+            _COUNT,
+            {
+                "b_run": self.run,
+                "b_first": int(steps[0]),
+                "b_last": int(steps[-1]),
+                "b_steps": len(steps),
+                "b_clipped": int(np.count_nonzero(scalar["clipped"] > 0)),
+                "b_nonfinite": int(np.count_nonzero(scalar["nonfinite"] > 0)),
+                "b_skipped": int(np.count_nonzero(scalar["skipped"] > 0)),
+                "b_recent": json.dumps(track.figures()),
+                "b_sparkline": track.sparkline(),
+                "b_now": now,
+                "b_threshold": float(in_force[-1]) if len(in_force) else None,
+            },
         )
 
     def _store_event(
