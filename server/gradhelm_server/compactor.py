@@ -236,7 +236,7 @@ class _Steps(NamedTuple):
 def _level_0(part: _Steps, layout: Layout) -> list[dict[str, Any]]:
     values = np.ascontiguousarray(part.values.T)
     packed = {INDEX: pack_index(part.steps, part.times, part.versions)}
-    for block, (start, end) in enumerate(layout.spans):
+    for block, (start, end) in enumerate(layout.spans(0)):
         packed[block] = pack_columns(values[start:end])
     shared = {
         "level": 0,
@@ -278,7 +278,7 @@ def _levels(
             }
             rows += [
                 {**shared, "block": block, "payload": pack_buckets(part.ids, planes[:, start:stop])}
-                for block, (start, stop) in enumerate(layout.spans)
+                for block, (start, stop) in enumerate(layout.spans(level))
             ]
     return rows, replaced
 

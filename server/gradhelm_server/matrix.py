@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from gradhelm import wire
 
@@ -28,8 +28,52 @@ from .tables import frames, layouts, segments, tiles
 from .tiles import BUCKETS, INDEX, unpack_buckets, unpack_columns, unpack_index
 
 Indices = npt.NDArray[np.int64]
+BLOCKS = 8
+"""Blocks that are one at the levels from 2 on."""
 CLOSED = 1000
 """Steps after which nobody logs a scalar for a step any more."""
+
+# What every read asks, made once: putting the words together takes as long as the answer.
+_of = (
+    tiles.c.run_id == bindparam("b_run"),
+    tiles.c.segment == bindparam("b_segment"),
+    tiles.c.layout == bindparam("b_layout"),
+)
+_index = (*_of, tiles.c.level == 0, tiles.c.block == INDEX)
+_newest = select(func.max(tiles.c.first)).where(*_index).scalar_subquery()
+# Two searches: asked for both at once, SQLite looks at every tile.
+_EXTENT: Final = select(
+    select(func.min(tiles.c.first)).where(*_index).scalar_subquery(),
+    select(tiles.c.last).where(*_index, tiles.c.first == _newest).limit(1).scalar_subquery(),
+)
+# Tiles follow one another, so the search begins at the last one that begins in time.
+_start = select(func.max(tiles.c.first)).where(
+    *_of,
+    tiles.c.level == bindparam("b_level"),
+    tiles.c.block == bindparam("b_block"),
+    tiles.c.first <= bindparam("b_first"),
+)
+_TILES: Final = select(
+    tiles.c.first, tiles.c.id, tiles.c.last, tiles.c.size, tiles.c.payload
+).where(
+    *_of,
+    tiles.c.level == bindparam("b_level"),
+    tiles.c.block.in_(bindparam("b_blocks", expanding=True)),
+    tiles.c.first >= func.coalesce(_start.scalar_subquery(), bindparam("b_first")),
+    tiles.c.first <= bindparam("b_last"),
+    tiles.c.last >= bindparam("b_first"),
+)
+_INBOX: Final = (
+    select(frames.c.payload, frames.c.steps)
+    .where(
+        frames.c.run_id == bindparam("b_run"),
+        frames.c.segment == bindparam("b_segment"),
+        frames.c.layout == bindparam("b_layout"),
+        frames.c.last_step >= bindparam("b_first"),
+        frames.c.first_step <= bindparam("b_last"),
+    )
+    .order_by(frames.c.seq)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +107,23 @@ class Layout(NamedTuple):
     starts: npt.NDArray[np.int32]
     stream: str
 
-    @property
-    def spans(self) -> list[tuple[int, int]]:
-        """Where each block begins and ends."""
-        starts = self.starts.tolist()
+    def spans(self, level: int) -> list[tuple[int, int]]:
+        """Where each block begins and ends.
+
+        Of the levels from 2 on there is so little that eight blocks are one.
+        """
+        starts = self.starts.tolist()[:: 1 if level < 2 else BLOCKS]
         return list(zip(starts, [*starts[1:], len(self.columns)], strict=True))
 
     def droppable(self, at: Indices) -> bool:
         """Whether any of the columns ``at`` is in a block of several, which retention may drop."""
-        return any(width > 1 for _, width, *_ in self.blocks(at))
+        return any(width > 1 for _, width, *_ in self.blocks(at, 0))
 
-    def blocks(self, at: Indices) -> list[tuple[int, int, Indices, Indices]]:
+    def blocks(self, at: Indices, level: int) -> list[tuple[int, int, Indices, Indices]]:
         """The blocks that hold the columns ``at``: its number, its width, which of its columns
         these are, and their places in ``at``."""
-        home = np.searchsorted(self.starts, at, side="right") - 1
-        spans = self.spans
+        spans = self.spans(level)
+        home = np.searchsorted([start for start, _ in spans], at, side="right") - 1
         found = []
         for block in np.unique(home).tolist():
             places = np.flatnonzero(home == block)
@@ -334,44 +380,26 @@ class Reader:
 
     def extent(self, segment: str, layout: int) -> tuple[int, int] | None:
         """The first and the last step that is in tiles."""
-        index = (*self._of(segment, layout), tiles.c.level == 0, tiles.c.block == INDEX)
-        # Two searches: asked for both at once, SQLite looks at every tile.
-        first = select(func.min(tiles.c.first)).where(*index).scalar_subquery()
-        newest = select(func.max(tiles.c.first)).where(*index).scalar_subquery()
-        last = select(tiles.c.last).where(*index, tiles.c.first == newest).scalar_subquery()
-        low, high = self.connection.execute(select(first, last)).one()
+        low, high = self.connection.execute(_EXTENT, self._key(segment, layout)).one()
         return None if low is None else (int(low), int(high))
 
-    def _of(self, segment: str, layout: int) -> tuple[Any, ...]:
-        return (
-            tiles.c.run_id == self.run,
-            tiles.c.segment == segment,
-            tiles.c.layout == layout,
-        )
+    def _key(self, segment: str, layout: int) -> dict[str, Any]:
+        return {"b_run": self.run, "b_segment": segment, "b_layout": layout}
 
     def _tile_rows(
         self, part: Stretch, layout: int, level: int, blocks: list[int], first: int, last: int
     ) -> list[Any]:
         """The tiles of these blocks that reach into ``first``..``last``, in their order."""
-        mine = (*self._of(part.segment, layout), tiles.c.level == level)
-        # Tiles follow one another, so the search begins at the last one that begins in time.
-        start = select(func.max(tiles.c.first)).where(
-            *mine, tiles.c.block == blocks[0], tiles.c.first <= first
-        )
         rows = self.connection.execute(
-            select(
-                tiles.c.first,
-                tiles.c.id,
-                tiles.c.last,
-                tiles.c.size,
-                tiles.c.payload,
-            ).where(
-                *mine,
-                tiles.c.block.in_(blocks),
-                tiles.c.first >= func.coalesce(start.scalar_subquery(), first),
-                tiles.c.first <= last,
-                tiles.c.last >= first,
-            )
+            _TILES,
+            {
+                **self._key(part.segment, layout),
+                "b_level": level,
+                "b_blocks": blocks,
+                "b_block": blocks[0],
+                "b_first": first,
+                "b_last": last,
+            },
         )
         # Rows of a tile were put in one after another. Sorted here, since a database that sorts
         # moves the payloads about.
@@ -381,7 +409,7 @@ class Reader:
         self, segment: str, layout: int, at: Indices, level: int, first: int, last: int
     ) -> list[Piece]:
         """The stored buckets ``first``..``last`` of a level above 0, as the columns ``at``."""
-        blocks = self.layouts[layout].blocks(at)
+        blocks = self.layouts[layout].blocks(at, level)
         rows = self._tile_rows(
             Stretch(segment, first, last), layout, level, [b[0] for b in blocks], first, last
         )
@@ -411,7 +439,7 @@ class Reader:
         self, part: Stretch, layout: int, at: Indices, *, cut: bool = True
     ) -> Iterator[tuple[wire.StepArray, wire.FloatArray]]:
         """The steps of a stretch that are in tiles; without ``cut`` of whole tiles."""
-        blocks = self.layouts[layout].blocks(at)
+        blocks = self.layouts[layout].blocks(at, 0)
         rows = self._tile_rows(part, layout, 0, [b[0] for b in blocks], part.first, part.last)
         for tile in range(0, len(rows), len(blocks)):
             row = rows[tile]
@@ -434,15 +462,8 @@ class Reader:
     ) -> list[tuple[wire.StepArray, wire.TimeArray, wire.FloatArray]]:
         """The steps of a stretch that are not in tiles yet."""
         rows = self.connection.execute(
-            select(frames.c.payload, frames.c.steps)
-            .where(
-                frames.c.run_id == self.run,
-                frames.c.segment == part.segment,
-                frames.c.layout == layout,
-                frames.c.last_step >= part.first,
-                frames.c.first_step <= part.last,
-            )
-            .order_by(frames.c.seq)
+            _INBOX,
+            {**self._key(part.segment, layout), "b_first": part.first, "b_last": part.last},
         )
         found = []
         for payload, count in rows:

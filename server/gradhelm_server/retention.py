@@ -114,7 +114,7 @@ def _cuts(
     freed = 0
     steps: dict[tuple[str, int], tuple[int, int]] = {}
     for segment, layout, block, last, size in tiles:
-        start, end = layouts[layout].spans[block]
+        start, end = layouts[layout].spans(0)[block]
         if end - start == 1:
             continue
         before, bytes_ = steps.get((segment, layout), (0, 0))
@@ -128,7 +128,7 @@ def _cuts(
             segment,
             layouts[layout].stream,
             layout,
-            tuple(b for b, (start, end) in enumerate(layouts[layout].spans) if end - start > 1),
+            tuple(b for b, (start, end) in enumerate(layouts[layout].spans(0)) if end - start > 1),
             step,
             size,
         )

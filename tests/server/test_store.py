@@ -171,7 +171,7 @@ def test_frames_of_the_first_schema_are_kept_and_become_tiles(tmp_path: Path) ->
                 Compactor(store, 600).compact(Inbox(run, segment, 0), over=True)
             with store.reading() as connection:
                 reader = Reader(connection, run)
-                assert reader.layouts[0].spans == [(0, 1), (1, 2), (2, 10), (10, 11)]
+                assert reader.layouts[0].spans(0) == [(0, 1), (1, 2), (2, 10), (10, 11)]
                 found = reader.series(list(range(11)), 0, 69, 1)
             for column in range(11):
                 np.testing.assert_array_equal(found[column].mean, values[:, column])
