@@ -361,4 +361,5 @@ def _kfac(state: dict[str, Any], group: Mapping[str, Any], grad: Tensor) -> Tens
 
 
 def _damped(factor: Tensor, root: float) -> Tensor:
-    return wide(factor) + root * torch.eye(len(factor), device=factor.device)
+    found = wide(factor)
+    return found + root * torch.eye(len(found), dtype=found.dtype, device=found.device)
