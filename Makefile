@@ -21,7 +21,7 @@ LOCKS := pyproject.toml constraints-dev.txt scripts/setup.sh $(wildcard *build*.
          $(wildcard dashboard/*.py dashboard/package*.json dashboard/*/package*.json package*.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check install fmt lint types pytest oracles docs picture smoke clean
+.PHONY: help demo test check install fmt lint types pytest oracles docs picture bench smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-9s %s\n", $$1, $$2 }'
@@ -60,11 +60,14 @@ docs: $(VENV)/ready ## renew what the documents quote from the code
 picture: $(VENV)/ready ## take the README's picture anew (a minute)
 	@CHROMIUM=$$(scripts/setup.sh chromium) $(BIN)/python scripts/picture.py
 
+bench: $(VENV)/ready ## measure this machine, beside other loggers (25 minutes; ARGS="--large": hours)
+	@CHROMIUM=$$(scripts/setup.sh chromium) && CHROMIUM="$$CHROMIUM" $(BIN)/python -m benchmarks $(ARGS)
+
 smoke: $(VENV)/ready ## build the wheel and try it in fresh environments
 	$(BIN)/pytest -m packaging tests/test_packaging.py
 
 clean: ## remove the environment and everything that was built
-	rm -rf $(VENV) $(ORACLES) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ORACLES) .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find client_hook server dashboard migrations tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: what it takes to run, to test, and to compare.

@@ -87,7 +87,8 @@ class Control:
         high = self.max if self.max is not None else float(f"{(coded or 0) * _SPAN:.12g}")
         if coded is not None and not low <= coded <= high:
             raise ValueError(f"control: the coded {name} {coded!r} is outside {low!r}..{high!r}")
-        return {name: Limit(float(low), min(float(high), most))}
+        # The coded value itself is always within reach: changes are taken back to it.
+        return {name: Limit(float(low), min(float(high), max(most, coded or 0.0)))}
 
 
 class Steered(Protocol):

@@ -137,7 +137,7 @@ def attach(
         if len(one.optimizers) == 1:
             run._steppers.append(Stepper(one.stream, model, one.optimizers[0], run.id))
         elif one.optimizers:
-            run._steppers.append(InBackward(one.stream, one.optimizers))
+            run._steppers.append(InBackward(one.stream, one.optimizers, run.id))
     if chosen == "online" and rank == 0:
         speak()
         run._report_to(url, token, hello)

@@ -17,6 +17,7 @@ from torch import optim
 
 from .clip import Outcome, Strategy
 from .clip.norm import Observe
+from .stepper import take_over
 from .stream import Stream
 
 
@@ -36,15 +37,19 @@ def check(strategy: Strategy) -> None:
     if not (strategy.one_by_one or isinstance(strategy, Observe)):
         raise ValueError(
             f"clip: {strategy.name} needs all gradients of a step at once, and optimizers that "
-            "step inside backward have one at a time; use PerParameterNorm, BlockRMS, Value or AGC"
+            "step inside backward have one at a time; use PerParameterNorm, BlockRMS, Value or "
+            "AGC, or a dict of patterns with these"
         )
 
 
 class InBackward:
     """The hooks of one stream on many optimizers."""
 
-    def __init__(self, stream: Stream, optimizers: Sequence[optim.Optimizer]) -> None:
-        self.stream = stream
+    def __init__(self, stream: Stream, optimizers: Sequence[optim.Optimizer], run: str) -> None:
+        self.stream: Stream = stream
+        self.run = run
+        for one in optimizers:
+            take_over(one, self)
         self._round: dict[int, Outcome] = {}
         self._lr: float | None = None
         self._place = {id(t.parameter): i for i, t in enumerate(stream.layout.targets)}
@@ -110,4 +115,11 @@ def joined(parts: Sequence[Outcome], sizes: Sequence[int]) -> Outcome:
         changed=any(part.changed for part in parts),
         coefficients=None if any(c is None for c in own) else torch.cat(own),  # type: ignore[arg-type]
         skipped=any(part.skipped for part in parts),
+        parts=tuple(_rule(rule, sizes) for rule in zip(*(p.parts for p in parts), strict=True)),
     )
+
+
+def _rule(parts: Sequence[Outcome | None], sizes: Sequence[int]) -> Outcome | None:
+    """What one rule of several did in a step, None when it had no gradients."""
+    own = [(part, size) for part, size in zip(parts, sizes, strict=True) if part is not None]
+    return joined(*zip(*own, strict=True)) if own else None

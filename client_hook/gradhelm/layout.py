@@ -134,20 +134,24 @@ def _plain(names: Iterable[str]) -> list[str]:
 
 def _targets(model: nn.Module, names: Iterable[str], parameters: Iterable[Tensor]) -> list[Target]:
     sparse: set[int] = set()
-    masks: dict[int, Callable[[], Tensor]] = {}
+    masks: dict[int, Callable[[], Tensor | None]] = {}
     for module in model.modules():
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse:
             sparse.add(id(module.weight))
         for name, parameter in module.named_parameters(recurse=False):
-            # torch.nn.utils.prune keeps the weight as x_orig beside the buffer x_mask, and puts
-            # another buffer there when it prunes again.
-            mask = f"{name.removesuffix('_orig')}_mask"
-            if name.endswith("_orig") and hasattr(module, mask):
-                masks[id(parameter)] = partial(getattr, module, mask)
+            masks[id(parameter)] = partial(_mask, module, name.removesuffix("_orig"))
     return [
         Target(name, p, id(p) in sparse, masks.get(id(p)))
         for name, p in zip(_distinct(names), parameters, strict=True)
     ]
+
+
+def _mask(module: nn.Module, name: str) -> Tensor | None:
+    """The mask of a parameter, while it is pruned: torch.nn.utils.prune keeps it as x_orig then,
+    beside the buffer x_mask."""
+    pruned = f"{name}_orig" in module._parameters
+    mask: Tensor | None = getattr(module, f"{name}_mask", None) if pruned else None
+    return mask
 
 
 def _distinct(names: Iterable[str]) -> Iterator[str]:

@@ -87,6 +87,7 @@ def plan(
             every=every,
             measures=measures,
             measure_every=measure_every,
+            model=None if optimizers else model,
         )
         planned.append(Planned(name, stream, optimizers))
     columns = sum(len(one.stream.columns) for one in planned)
@@ -166,6 +167,8 @@ def _clips(clip: object, names: list[str]) -> Iterator[Rules]:
             "clip with several optimizers must be one strategy (each gets a copy) or a dict with "
             f"their names: {', '.join(map(repr, names))}"
         )
+    if len({id(one) for one in clip.values()}) < len(clip):
+        raise ValueError("clip: the same strategy stands twice; each optimizer needs its own")
     for name in names:
         yield from _clips(clip[name], [name])
 

@@ -244,7 +244,7 @@ def _uneventful(entry: Entry) -> bool:
     outcome = entry.outcome
     return (
         isinstance(outcome, Outcome)
-        and not outcome.changed
+        and not (outcome.changed or outcome.skipped)
         and math.isfinite(outcome.global_norm.item())
     )
 

@@ -99,6 +99,7 @@ class Run:
             )
         stream = self._first
         stream.measured()  # the loop's own step came after the last clip
+        stream.thaw()
         stream.boundary()
         outcome = stream.clip()
         stream.forget_hidden()

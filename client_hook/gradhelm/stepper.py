@@ -9,8 +9,10 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable
+from itertools import chain
+from operator import is_
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn, optim
@@ -25,13 +27,36 @@ from .stream import Stream
 _TOLD: Final = ("grad_scale", "found_inf")
 """The attributes by which a GradScaler talks to a fused optimizer."""
 
-_steppers: weakref.WeakKeyDictionary[optim.Optimizer, Stepper] = weakref.WeakKeyDictionary()
+
+class Hooked(Protocol):
+    """What has its hooks on an optimizer."""
+
+    stream: Stream
+    run: str
+
+    def remove(self) -> None: ...
+
+
+_steppers: weakref.WeakKeyDictionary[optim.Optimizer, Hooked] = weakref.WeakKeyDictionary()
+
+
+def take_over(optimizer: optim.Optimizer, stepper: Hooked) -> None:
+    """``stepper`` hooks onto ``optimizer``: an earlier run's hooks come off."""
+    earlier = _steppers.get(optimizer)
+    if earlier is not None and earlier is not stepper:
+        earlier.remove()
+    _steppers[optimizer] = stepper
 
 
 def is_attached(optimizer: optim.Optimizer) -> bool:
     """Whether a run that is not closed clips at this optimizer's steps."""
     found = _steppers.get(optimizer)
     return found is not None and not found.stream.closed
+
+
+def only_watches(optimizer: optim.Optimizer) -> bool:
+    """Whether the run that this optimizer is attached to clips nothing."""
+    return is_attached(optimizer) and _steppers[optimizer].stream.only_watches
 
 
 def attached(run: str) -> list[optim.Optimizer]:
@@ -58,10 +83,8 @@ class Stepper:
         self, stream: Stream, model: nn.Module, optimizer: optim.Optimizer, run: str
     ) -> None:
         self.stream: Stream = stream
-        self.run: Final = run
-        earlier: Stepper | None = _steppers.get(optimizer)
-        if earlier is not None:
-            earlier.remove()
+        self.run = run
+        take_over(optimizer, self)
         self._model = model
         self._held = _held(optimizer)
         self._outer: FrameType | None = None
@@ -75,7 +98,6 @@ class Stepper:
         self._kind = type(optimizer)
         self._shapes = copies.shapes(optimizer)
         self._handles: list[RemovableHandle] = []
-        _steppers[optimizer] = self
         scaler.watch(optimizer, self._scaler_steps)
         copies.watch(optimizer, self)
 
@@ -93,7 +115,7 @@ class Stepper:
         """Whether ``optimizer`` could be a copy of this one's."""
         return (
             type(optimizer) is self._kind
-            and _held(optimizer) == len(self._shapes)
+            and len(_held(optimizer)) == len(self._shapes)
             and copies.shapes(optimizer) == self._shapes
         )
 
@@ -209,9 +231,10 @@ class Stepper:
         return clipping
 
     def _adopt(self, optimizer: optim.Optimizer) -> None:
-        held = _held(optimizer)
-        if held != self._held:
-            self._held = held
+        groups = [group["params"] for group in optimizer.param_groups]
+        same = sum(map(len, groups)) == len(self._held)
+        if not (same and all(map(is_, chain.from_iterable(groups), self._held))):
+            self._held = _held(optimizer)
             self.stream.adopt(choose(self._model, optimizer.param_groups), optimizer)
 
     def _scaler_steps(self) -> Callable[[], None]:
@@ -229,8 +252,8 @@ class Stepper:
         return done
 
 
-def _held(optimizer: optim.Optimizer) -> int:
-    return sum(len(group["params"]) for group in optimizer.param_groups)
+def _held(optimizer: optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def _lr(optimizer: optim.Optimizer) -> float | None:

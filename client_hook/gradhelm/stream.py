@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
-from torch import Tensor, optim
+from torch import Tensor, nn, optim
 
 from . import unread
 from .clip import Gradients, Outcome, Strategy, Target
 from .clip.norm import Observe
 from .control import Steering
-from .layout import Layout
+from .layout import Layout, choose
 from .measures import Measures
 from .notice import Notices
 from .recorder import Recorder
@@ -30,7 +30,8 @@ SAMPLED: Final = 10
 class Stream:
     """The steps of one optimizer, or those that ``run.clip()`` takes.
 
-    name: None for the run's first stream. step: the number of the next step.
+    name: None for the run's first stream. step: the number of the next step. model: the one whose
+    trainable parameters are clipped, when it is not an optimizer that says which.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Stream:
         every: int,
         measures: Measures | None = None,
         measure_every: int = 0,
+        model: nn.Module | None = None,
     ) -> None:
         self.name: Final = name
         self.strategy: Final = strategy
@@ -58,6 +60,8 @@ class Stream:
         self._measure_every = measure_every
         self._targets = list(targets)
         self._parameters = [target.parameter for target in targets]
+        self._model = model
+        self._frozen = [p for p in model.parameters() if not p.requires_grad] if model else []
         self._steering: Steering | None = None
         self._notices = Notices()
         # Which parameters had gradients at the last clip; None when all had.
@@ -69,6 +73,11 @@ class Stream:
     def threshold(self) -> float | None:
         """The threshold in force, None when nothing is clipped or there is not a single one."""
         return self.strategy.threshold
+
+    @property
+    def only_watches(self) -> bool:
+        """Whether nothing is clipped: no threshold was asked for, nor was one set since."""
+        return isinstance(self.strategy, Observe) and self.strategy.threshold is None
 
     @property
     def last_step(self) -> int | None:
@@ -90,6 +99,8 @@ class Stream:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes that back; the step only before the first one was taken."""
+        if not isinstance(state, Mapping) or not {"step", "strategy"} <= state.keys():
+            raise ValueError("state must be what state_dict() gave")
         step = state["step"]
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise ValueError(f"state['step'] must be an int of at least 0, not {step!r}")
@@ -154,7 +165,7 @@ class Stream:
             torch._C._set_grad_enabled(recording)
 
     def _clip(self, places: Sequence[int] | None) -> Outcome | None:
-        if isinstance(self.strategy, Observe) and self.strategy.threshold is None:
+        if self.only_watches:
             try:
                 grads = self._gradients(places)
                 if grads is None:
@@ -249,16 +260,28 @@ class Stream:
         self._places = None if len(places) == len(self._targets) else places
         self.count(outcome, lr)
 
-    def adopt(self, targets: list[Target], optimizer: optim.Optimizer) -> None:
-        """Clips parameters that the optimizer was given later, too; they have no column."""
-        known = {id(p) for p in self._parameters}
+    def adopt(self, targets: list[Target], optimizer: optim.Optimizer | None) -> None:
+        """From here on clips ``targets``: those that are new have no column, and those that are no
+        longer among them are as without a gradient."""
+        known = {id(target.parameter) for target in self._targets}
         new = [target for target in targets if id(target.parameter) not in known]
         if new:
             self.strategy.bind([*self._targets, *new], optimizer)
             self._targets += new
-            self._parameters += [target.parameter for target in new]
             self._notices.warn(
                 "adopted",
-                f"{len(new)} parameters were added to the optimizer after attach; they are clipped "
-                "and count in the global norm, but are not shown one by one",
+                f"{len(new)} parameters were added to the optimizer after attach, or unfrozen; "
+                "they are clipped and count in the global norm, but are not shown one by one",
             )
+        held = {id(target.parameter) for target in targets}
+        # What is no longer held may keep its last gradient for ever.
+        gone = torch.empty(0)
+        self._parameters = [
+            target.parameter if id(target.parameter) in held else gone for target in self._targets
+        ]
+
+    def thaw(self) -> None:
+        """Clips parameters of the model that were frozen at first, once they are not."""
+        if self._model is not None and any(p.requires_grad for p in self._frozen):
+            self.adopt([*self._targets, *choose(self._model, None)], None)
+            self._frozen = [p for p in self._frozen if not p.requires_grad]

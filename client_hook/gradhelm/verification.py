@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import runpy
 import sys
@@ -21,12 +22,13 @@ import torch
 from torch import Tensor, optim
 
 from . import stepper
+from .clip import Strategy
 from .notice import logger
 from .run import Run
 from .steps import before_each
 
 STEPS: Final = 20
-_CLIPS: Final = ("clip_grad_norm_", "clip_grad_value_")
+_CLIPS: Final = ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_")
 _OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _TORCH: Final = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 
@@ -46,14 +48,22 @@ class Finding(NamedTuple):
 
 @dataclass
 class _Clip:
-    """One call of a clip function since the last step."""
+    """One call of a clip function since the last step.
 
-    parameters: frozenset[int]
+    left: which gradients it left behind, and in which version.
+    """
+
+    held: list[Tensor]
     backwards: int
     where: str
     ours: bool
     scaled: bool
     empty: bool
+    left: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> frozenset[int]:
+        return frozenset(map(id, self.held))
 
 
 @dataclass
@@ -148,11 +158,16 @@ class _Watcher:
         self._unscaled.add(id(optimizer))
 
     def clip(self, held: list[Tensor], where: str, *, ours: bool) -> None:
-        identities = frozenset(map(id, held))
+        identities = set(map(id, held))
         owners = {id(o) for o in self._known if identities & _held(o)}
         scaled = self._scaling and not (owners & self._unscaled if owners else self._unscaled)
         empty = all(p.grad is None for p in held)
-        self._clips.append(_Clip(identities, self._backwards, where, ours, scaled, empty))
+        self._clips.append(_Clip(held, self._backwards, where, ours, scaled, empty))
+
+    def clipped(self) -> None:
+        """The clip told last is done."""
+        if self._clips:
+            self._clips[-1].left = _versions(self._clips[-1].held)
 
     def meet(self, optimizer: optim.Optimizer) -> None:
         """Looks at an optimizer for the first time."""
@@ -161,8 +176,10 @@ class _Watcher:
         self._known.add(optimizer)
         for identity in _held(optimizer):
             owners = self._owners.setdefault(identity, weakref.WeakSet())
-            if owners:
-                names = " and ".join(sorted(type(o).__name__ for o in (optimizer, *owners)))
+            # A wrapper and what it wraps have the same groups: they are one optimizer.
+            others = [o for o in owners if o.param_groups is not optimizer.param_groups]
+            if others:
+                names = " and ".join(sorted(type(o).__name__ for o in (optimizer, *others)))
                 self._found(
                     "shared",
                     f"two optimizers ({names}) step the same parameters",
@@ -178,7 +195,7 @@ class _Watcher:
         self._clips = [clip for clip in self._clips if not clip.parameters & held]
         for clip in mine:
             self._judge(clip)
-        self._judge_together(mine, stepper.is_attached(optimizer))
+        self._judge_together(mine, optimizer)
         self._unscaled.discard(id(optimizer))
         self.check.steps += 1
         if self.check.steps >= self.check.wanted:
@@ -204,10 +221,26 @@ class _Watcher:
                 clip.where,
             )
 
-    def _judge_together(self, clips: list[_Clip], attached: bool) -> None:
-        late = [clip for clip in clips if clip.backwards < self._backwards]
+    def _judge_together(self, clips: list[_Clip], optimizer: optim.Optimizer) -> None:
+        attached = stepper.is_attached(optimizer)
+        # Not every backward pass is for these parameters.
+        late = [
+            clip
+            for clip in clips
+            if clip.backwards < self._backwards and clip.left != _versions(clip.held)
+        ]
         by_hand = [clip for clip in clips if not clip.ours]
-        if attached and by_hand:
+        several = sum(len(clip.parameters) for clip in clips)
+        twice = several > len(frozenset[int]().union(*(clip.parameters for clip in clips)))
+        if by_hand and stepper.only_watches(optimizer):
+            self._found(
+                "watched_late",
+                "gradients are clipped by hand before the attached run looks at them",
+                "Give attach a max_norm and take the clip out of the loop: then the norms shown "
+                "are those before clipping, and the threshold can be steered.",
+                by_hand[0].where,
+            )
+        elif attached and by_hand:
             self._found(
                 "double",
                 "gradients are clipped twice: by hand, and by the attached run",
@@ -215,7 +248,7 @@ class _Watcher:
                 "what was left by the first clip otherwise.",
                 by_hand[0].where,
             )
-        elif len(clips) > 1 and len(late) < len(clips):
+        elif twice and len(late) < len(clips):
             self._found(
                 "double",
                 f"gradients are clipped {len(clips)} times before one step",
@@ -249,14 +282,17 @@ def _wrap_all() -> None:
         # Under every name by which a module knows it already.
         for module in list(sys.modules.values()):
             for known, value in list(getattr(module, "__dict__", {}).items()):
-                if value is original:
+                # Those beginning with _ are torch's own: one clip calls another by them.
+                if value is original and not known.startswith("_"):
                     _replace(module, known, watched)
     backward = torch.autograd.backward
-    _replace(torch.autograd, "backward", _calling(backward, lambda w, *_: w.backward()))
+    _replace(torch.autograd, "backward", _calling(backward, lambda w, *_, **__: w.backward()))
     scaler = torch.amp.GradScaler
-    _replace(scaler, "scale", _calling(scaler.scale, lambda w, s, *_: w.scale(s)))
-    _replace(scaler, "unscale_", _calling(scaler.unscale_, lambda w, s, o: w.unscale(o)))
-    _replace(Run, "clip", _calling(Run.clip, lambda w, run: w.clip(_of(run), _caller(), ours=True)))
+    _replace(scaler, "scale", _calling(scaler.scale, lambda w, s, *_, **__: w.scale(s)))
+    unscale = _calling(scaler.unscale_, lambda w, s, optimizer: w.unscale(optimizer))
+    _replace(scaler, "unscale_", unscale)
+    _replace(Run, "clip", _run_clip(Run.clip))
+    _replace(Strategy, "__call__", _strategy_call(Strategy.__call__))
     _undo.append(before_each(_stepping))
 
 
@@ -269,7 +305,7 @@ def _calling(original: Callable[..., Any], tell: Callable[..., None]) -> Callabl
     @functools.wraps(original)
     def watched(*args: Any, **kwargs: Any) -> Any:
         for watcher in tuple(_watchers):
-            tell(watcher, *args)
+            tell(watcher, *args, **kwargs)
         return original(*args, **kwargs)
 
     return watched
@@ -280,16 +316,52 @@ def _clipping(original: Callable[..., Any]) -> Callable[..., Any]:
     def watched(parameters: Any, *args: Any, **kwargs: Any) -> Any:
         # What may be a generator is gone through here, and given on as a list.
         held = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-        for watcher in tuple(_watchers):
-            watcher.clip(held, _caller(), ours=False)
-        return original(held, *args, **kwargs)
+        limit = args[0] if args else kwargs.get("max_norm", kwargs.get("clip_value"))
+        if limit == math.inf:  # the usual way to measure a norm
+            return original(held, *args, **kwargs)
+        return _told(held, lambda: original(held, *args, **kwargs), ours=False)
 
     return watched
+
+
+def _run_clip(original: Callable[[Run], Tensor]) -> Callable[[Run], Tensor]:
+    @functools.wraps(original)
+    def watched(run: Run) -> Tensor:
+        if all(stream.only_watches for stream in run.streams.values()):
+            return original(run)
+        return _told(_of(run), lambda: original(run), ours=True)
+
+    return watched
+
+
+def _strategy_call(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(original)
+    def watched(strategy: Strategy, parameters: Any, *args: Any, **kwargs: Any) -> Tensor:
+        held = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        return _told(held, lambda: original(strategy, held, *args, **kwargs), ours=False)
+
+    return watched
+
+
+def _told(held: list[Tensor], clip: Callable[[], Tensor], *, ours: bool) -> Tensor:
+    """Tells the watchers of ``clip`` before and after it is called."""
+    where = _caller()
+    for watcher in tuple(_watchers):
+        watcher.clip(held, where, ours=ours)
+    result = clip()
+    for watcher in tuple(_watchers):
+        watcher.clipped()
+    return result
 
 
 def _stepping(optimizer: optim.Optimizer) -> None:
     for watcher in tuple(_watchers):
         watcher.step(optimizer)
+
+
+def _versions(held: list[Tensor]) -> list[tuple[int, int]]:
+    """Which gradients there are; each writing to one makes another version of it."""
+    return [(id(p.grad), p.grad._version) for p in held if p.grad is not None]
 
 
 def _of(run: Run) -> list[Tensor]:
@@ -339,6 +411,8 @@ def watch_script(path: str, arguments: list[str], steps: int) -> tuple[Verificat
         traceback.print_exc()
     if not check.done:
         watcher.end()
+    if not (check.steps or why):
+        why = "the script took no optimizer step"
     return check, why
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 
+import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -18,6 +20,7 @@ from gradhelm import __version__
 from . import api, ingest, live
 from .accounts import LoginCodes
 from .auth import BodyTooLarge, Gate
+from .compactor import Compactor
 from .errors import ApiError, error_body
 from .hub import Hub
 from .runs import Patience
@@ -45,14 +48,28 @@ class Service:
     """
 
     def __init__(self, settings: ServerSettings, store: Store, mount: Mount | None = None) -> None:
-        self.state = State(store, Hub(), settings, LoginCodes(), Patience.of(settings))
+        self.state = State(
+            store,
+            Hub(),
+            settings,
+            LoginCodes(),
+            Patience.of(settings),
+            Compactor(store, settings.failed_after, settings.policy),
+        )
         api_app = _api(self.state)
         hashes = " ".join(mount(api_app) if mount else ())
         self.asgi: ASGIApp = Gate(api_app, store, settings, POLICY.format(hashes=hashes))
 
 
 def _api(state: State) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        state.compactor.start()
+        yield
+        await anyio.to_thread.run_sync(state.compactor.stop)
+
     app = FastAPI(
+        lifespan=lifespan,
         title="gradhelm",
         version=__version__,
         summary="Gradients of training jobs, live, and their clipping, steered.",

@@ -60,7 +60,7 @@ RULES = (
         "view",
     ),
     Rule.of("PUT", rf"{_RUN}/control", "control"),
-    Rule.of("POST", r"/api/v1/login-links", "admin"),
+    Rule.of("POST", r"/api/v1/(login-links|prune)", "admin"),
     Rule.of("GET HEAD POST", r"/api/v1/tokens", "admin"),
     Rule.of("DELETE", r"/api/v1/tokens/[^/]+", "admin"),
     # The page: the shell, its own traffic, its files.

@@ -16,6 +16,7 @@ import time
 import webbrowser
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
 
 from gradhelm import __version__
 from gradhelm.errors import SettingsError
@@ -131,6 +132,26 @@ def parser() -> argparse.ArgumentParser:
     act.add_argument("id", metavar="ID", help="as `gradhelm token list` shows it")
     act.set_defaults(command=commands.token_revoke)
 
+    made = add(
+        "prune",
+        commands.prune,
+        "remove deleted runs, and norms of single steps that are old or beyond a quota",
+    )
+    made.add_argument(
+        "--keep-steps",
+        type=_duration,
+        metavar="30d",
+        help="how long norms of single steps are kept (GRADHELM_KEEP_STEPS of the server)",
+    )
+    made.add_argument(
+        "--quota",
+        type=_size,
+        metavar="10GB",
+        help="what each project may take (GRADHELM_QUOTA of the server)",
+    )
+    made.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
+    add_json(made)
+
     made = add("db", lambda _: None, "look after the server's database")
     actions = made.add_subparsers(metavar="ACTION", required=True)
     for name, run, text in (
@@ -141,6 +162,29 @@ def parser() -> argparse.ArgumentParser:
         act.add_argument("--database-url", help="SQLAlchemy URL (GRADHELM_DATABASE_URL)")
         act.set_defaults(command=run)
         add_json(act)
+
+    made = add("bench", lambda _: None, "measure a server")
+    actions = made.add_subparsers(metavar="ACTION", required=True)
+    act = actions.add_parser(
+        "load",
+        help="simulate many trainers and viewers, and say how the server bears them",
+        description="Simulate trainers that report to a server at a real pace, and say how it "
+        "bears them. Their runs are in the project `load`, and are deleted at the end.",
+    )
+    act.add_argument("--runs", type=_count, default=500, help="trainers (%(default)s)")
+    act.add_argument("--layers", type=_count, default=300, help="layers of each (%(default)s)")
+    act.add_argument("--rate", type=_rate, default=10.0, help="steps/s of each (%(default)s)")
+    act.add_argument(
+        "--duration", type=_duration, default=60.0, metavar="60s", help="once all are there (60s)"
+    )
+    act.add_argument(
+        "--viewers", type=_count_or_none, default=0, help="pages that watch them (%(default)s)"
+    )
+    act.add_argument("--server", type=_url, help="its URL (GRADHELM_SERVER)")
+    act.add_argument("--token", help="may control runs (GRADHELM_TOKEN)")
+    act.add_argument("--keep", action="store_true", help="do not delete the runs at the end")
+    act.set_defaults(command=commands.bench_load)
+    add_json(act)
 
     made = add("doctor", doctor, "look for what commonly goes wrong, and say how to mend it")
     made.add_argument(
@@ -348,14 +392,58 @@ def _assignment(text: str) -> tuple[str, float]:
     return name, number
 
 
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 500:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to 500")
-    return int(text)
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    """Reads a whole number between the two."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: expected a whole number from {least:,} to {most:,}"
+            )
+        return int(text)
+
+    return read
+
+
+_positive = _whole(1, 500)
+_count = _whole(1, 10_000)
+_count_or_none = _whole(0, 10_000)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0.01 <= rate <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected steps per second, 0.01 to 10,000")
+    return rate
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected an http or https URL with a host")
+    return text
 
 
 def _duration(text: str) -> float:
-    match = re.fullmatch(r"(\d{1,6})([dhm])", text)
-    if match is None or int(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a time such as 30d, 12h or 45m")
-    return int(match[1]) * {"d": 86400.0, "h": 3600.0, "m": 60.0}[match[2]]
+    from .settings import duration
+
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _size(text: str) -> int:
+    from .settings import size
+
+    try:
+        return size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

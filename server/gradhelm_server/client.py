@@ -34,17 +34,17 @@ class Client:
 
     def __init__(self, server: str, token: str) -> None:
         self.server = server.rstrip("/")
-        self._token = token
+        self.token = token
         # A proxy between a program and the server on the same machine is never meant.
         local = settings.is_loopback(server)
         self._opener = build_opener(ProxyHandler({})) if local else build_opener()
 
     @classmethod
-    def here(cls) -> Client:
-        """By the environment: GRADHELM_SERVER and GRADHELM_TOKEN, else this machine's own."""
+    def here(cls, server: str | None = None, token: str | None = None) -> Client:
+        """As told, else by GRADHELM_SERVER and GRADHELM_TOKEN, else this machine's own."""
         found = settings.read(os.environ)
-        token = found.token or settings.local_token(found.server, found.home)
-        return cls(found.server, token)
+        server = server or found.server
+        return cls(server, token or found.token or settings.local_token(server, found.home))
 
     def ask(
         self,
@@ -59,8 +59,8 @@ class Client:
         """Raises Failed when there is no answer, or one of 400 and above not in ``accept``."""
         url = f"{self.server}/api/v1/{path}" + (f"?{urlencode(query)}" if query else "")
         request = Request(url, method=method, headers=headers or {})
-        if self._token:
-            request.add_header("Authorization", f"Bearer {self._token}")
+        if self.token:
+            request.add_header("Authorization", f"Bearer {self.token}")
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")

@@ -8,9 +8,13 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .client import Client, Failed
+
+if TYPE_CHECKING:
+    from .figures import Figures, Spread
+    from .load import Load, Plan
 
 WAIT = 0.2
 """Seconds between two looks while waiting for a run."""
@@ -20,6 +24,25 @@ def link(_: argparse.Namespace) -> None:
     client = Client.here()
     code = client.ask("POST", "login-links", body={}).body["code"]
     print(f"{client.server}/login#{code}")
+
+
+def prune(arguments: argparse.Namespace) -> None:
+    body: dict[str, Any] = {"dry_run": arguments.dry_run}
+    if arguments.keep_steps is not None:
+        body["keep_steps"] = arguments.keep_steps
+    if arguments.quota is not None:
+        body["quota"] = arguments.quota
+    done = Client.here().ask("POST", "prune", body=body).body
+    if arguments.json:
+        print_json(done)
+        return
+    verb = "would be" if arguments.dry_run else "were"
+    print(
+        f"{done['runs_removed']} deleted runs {verb} removed, {done['runs_cut']} runs {verb} cut "
+        f"to sixteen steps a norm: {done['bytes'] / 1e6:.1f} MB"
+    )
+    for project, over in done["over_quota"].items():
+        print(f"project {_safe(project)} is still {over / 1e6:.1f} MB too large: delete some runs")
 
 
 def list_runs(arguments: argparse.Namespace) -> None:
@@ -214,6 +237,96 @@ def token_list(arguments: argparse.Namespace) -> None:
 def token_revoke(arguments: argparse.Namespace) -> None:
     Client.here().ask("DELETE", f"tokens/{arguments.id}")
     print(f"token {arguments.id} is revoked")
+
+
+def bench_load(arguments: argparse.Namespace) -> None:
+    from .load import Load, Plan
+
+    plan = Plan(
+        runs=arguments.runs,
+        layers=arguments.layers,
+        rate=arguments.rate,
+        duration=arguments.duration,
+        viewers=arguments.viewers,
+    )
+    load = Load(Client.here(arguments.server, arguments.token), plan, _progress)
+    print(
+        f"{plan.runs:,} runs of {plan.layers:,} layers at {plan.rate:g} steps/s, "
+        f"{plan.viewers:,} viewers: {plan.offered:,.0f} points/s to {load.client.server} …",
+        file=sys.stderr,
+        flush=True,
+    )
+    figures = load.run()
+    deleted = 0 if arguments.keep else load.delete()
+    if arguments.json:
+        told = {
+            **{name: getattr(arguments, name) for name in ("runs", "layers", "rate", "viewers")},
+            "offered_per_second": plan.offered,
+            **figures.as_json(),
+            "unacknowledged": load.unacknowledged,
+            "deleted": deleted,
+        }
+        print_json(told)
+    else:
+        _print_load(plan, figures, load, deleted)
+    if load.missing:
+        raise Failed(f"{load.missing:,} of {plan.runs:,} runs never got through")
+    if load.unacknowledged:
+        raise Failed(f"{load.unacknowledged:,} frames were never acknowledged")
+    if figures.errors:
+        raise Failed(f"{sum(figures.errors.values()):,} errors, listed above")
+
+
+def _progress(figures: Figures) -> None:
+    """The last seconds in a line."""
+    parts = [
+        f"{figures.connected:>5,} connected",
+        f"{figures.points_per_second:>12,.0f} points/s",
+        f"ack {_times(figures.ack_ms)}",
+    ]
+    if figures.view_ms is not None:
+        parts.append(f"view {_times(figures.view_ms)}")
+    if figures.server_memory is not None:
+        parts.append(_machine(figures))
+    parts.append(f"{sum(figures.errors.values()):,} errors")
+    print("  ".join(parts), file=sys.stderr, flush=True)
+
+
+def _print_load(plan: Plan, figures: Figures, load: Load, deleted: int) -> None:
+    share = figures.points_per_second / plan.offered
+    rows = [
+        (
+            "stored",
+            f"{figures.points_per_second:,.0f} points/s, {_share(share)} of what was to come",
+        ),
+        ("frames", f"{figures.frames_per_second:,.1f} per second"),
+        ("acknowledged", f"after {_times(figures.ack_ms)}"),
+    ]
+    if plan.viewers:
+        rows.append(("seen", f"after {_times(figures.view_ms)}, step to viewer"))
+        rows.append(("frames seen", f"{figures.views_per_second:,.1f} per second"))
+    if figures.server_memory is not None:
+        rows.append(("server", _machine(figures)))
+    limit = "; it was the limit, the server may bear more" if figures.generator_cpu > 0.9 else ""
+    rows.append(("this program", f"{_share(figures.generator_cpu)} of a core{limit}"))
+    rows.append(("reconnects", f"{figures.reconnects:,}"))
+    rows += [
+        ("error", f"{count:,} × {_safe(cause)}") for cause, count in sorted(figures.errors.items())
+    ]
+    rows.append(("runs", f"{deleted:,} deleted" if deleted else "kept, in the project `load`"))
+    for label, text in rows:
+        print(f"{label:<14} {text}")
+
+
+def _times(spread: Spread | None) -> str:
+    return "–" if spread is None else f"p50 {spread.p50:,.0f} ms, p99 {spread.p99:,.0f} ms"
+
+
+def _machine(figures: Figures) -> str:
+    return (
+        f"{(figures.server_memory or 0) / 2**20:,.0f} MB, {figures.server_fds} files, "
+        f"{figures.server_threads} threads, {_share(figures.server_cpu)} of a core"
+    )
 
 
 # -- words and numbers ----------------------------------------------------------------------------

@@ -9,8 +9,6 @@ Pure: frames go in, events come out; an event that grows comes out again under t
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,7 +43,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What one frame says of its steps; NaN where a step has no such value."""
+    """What one run of frames says of its steps; NaN where a step has no such value."""
 
     steps: wire.StepArray
     norm: wire.FloatArray
@@ -61,25 +59,28 @@ class Detector:
 
     def __init__(self, open_events: list[Event] | None = None) -> None:
         self.open: dict[str, Event] = {event.kind: event for event in open_events or []}
-        self._norms: deque[float] = deque(maxlen=WINDOW)
+        self._norms = np.empty(0, np.float32)
         self._seen = 0
         self._usual = np.inf
 
     def look(self, seen: Observed) -> list[Event]:
         """The events that began or grew with these steps. One of ``id`` None is new: the caller
         stores it and gives its number back through ``known``."""
-        touched: dict[tuple[str, int], Event] = {}
-        spikes = self._spikes(seen)
+        touched: list[Event] = []
         for kind, marks in (
             ("clip_burst", seen.clipped > 0),
-            ("spike", spikes),
+            ("spike", self._spikes(seen.norm)),
             ("nonfinite", seen.nonfinite > 0),
         ):
-            for row in np.flatnonzero(marks).tolist():
-                event = self._grow(kind, seen, row)
+            rows = np.flatnonzero(marks)
+            if not len(rows):
+                continue
+            breaks = np.flatnonzero(np.diff(seen.steps[rows].astype(np.int64)) > QUIET + 1) + 1
+            for burst in np.split(rows, breaks):
+                event = self._grow(kind, seen, burst)
                 self.open[kind] = event
-                touched[kind, event.first_step] = event
-        return list(touched.values())
+                touched.append(event)
+        return touched
 
     def known(self, event: Event, number: int) -> None:
         """``event`` is stored under ``number``; it keeps it while it grows."""
@@ -87,47 +88,49 @@ class Detector:
         if current is not None and current.first_step == event.first_step:
             self.open[event.kind] = replace(current, id=number)
 
-    def remember(self, norms: list[float]) -> None:
+    def remember(self, norms: wire.FloatArray) -> None:
         """Norms that were seen before, oldest first."""
-        for norm in norms:
-            self._is_spike(norm)
+        self._spikes(norms)
 
-    def _spikes(self, seen: Observed) -> npt.NDArray[np.bool_]:
-        return np.array([self._is_spike(norm) for norm in seen.norm.tolist()], np.bool_)
+    def _spikes(self, norms: wire.FloatArray) -> npt.NDArray[np.bool_]:
+        spikes = np.zeros(len(norms), np.bool_)
+        finite = np.flatnonzero(np.isfinite(norms))
+        while len(finite):
+            # The median moves slowly; taking it anew at every step would cost more than the rest.
+            now, finite = np.split(finite, [REFRESH - self._seen % REFRESH])
+            found = norms[now]
+            spikes[now] = (found > 0) & (found >= SPIKE * self._usual)
+            self._norms = np.concatenate((self._norms, found))[-WINDOW:]
+            self._seen += len(now)
+            if self._seen >= ENOUGH and self._seen % REFRESH == 0:
+                self._usual = float(np.median(self._norms))
+        return spikes
 
-    def _is_spike(self, norm: float) -> bool:
-        if not math.isfinite(norm):
-            return False
-        spike = 0 < norm >= SPIKE * self._usual
-        self._norms.append(norm)
-        self._seen += 1
-        # The median moves slowly; taking it anew at every step would cost more than the rest.
-        if self._seen >= ENOUGH and self._seen % REFRESH == 0:
-            self._usual = float(np.median(self._norms))
-        return spike
-
-    def _grow(self, kind: str, seen: Observed, row: int) -> Event:
-        step, norm = int(seen.steps[row]), float(seen.norm[row])
-        threshold = float(seen.threshold[row])
-        before = self.open.get(kind)
-        grows = before is not None and step - before.last_step <= QUIET + 1
-        if before is not None and grows:
-            worse = before.peak_norm is not None and not norm <= before.peak_norm
-            if not worse:
-                event = replace(before, last_step=step, count=before.count + 1)
-                return replace(event, text=_text(event))
+    def _grow(self, kind: str, seen: Observed, burst: npt.NDArray[np.intp]) -> Event:
+        """The event of a burst of rows; the open one, if the burst follows it closely."""
+        first, last = (int(seen.steps[row]) for row in (burst[0], burst[-1]))
+        norms = seen.norm[burst]
+        bad = np.flatnonzero(~np.isfinite(norms))
+        worst = int(burst[bad[0] if len(bad) else np.argmax(norms)])
+        norm, threshold = float(seen.norm[worst]), float(seen.threshold[worst])
         event = Event(
             kind=kind,
-            first_step=before.first_step if before is not None and grows else step,
-            last_step=step,
-            count=before.count + 1 if before is not None and grows else 1,
-            peak_step=step,
+            first_step=first,
+            last_step=last,
+            count=len(burst),
+            peak_step=int(seen.steps[worst]),
             peak_norm=norm if np.isfinite(norm) else None,
             threshold=threshold if np.isfinite(threshold) else None,
-            parameter=_hottest(seen, row),
+            parameter=_hottest(seen, worst),
             text="",
-            id=before.id if before is not None and grows else None,
         )
+        before = self.open.get(kind)
+        if before is not None and first - before.last_step <= QUIET + 1:
+            count = before.count + event.count
+            if before.peak_norm is not None and not norm <= before.peak_norm:
+                event = replace(event, first_step=before.first_step, count=count, id=before.id)
+            else:
+                event = replace(before, last_step=last, count=count)
         return replace(event, text=_text(event))
 
 

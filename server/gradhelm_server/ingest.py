@@ -1,8 +1,8 @@
 """The trainers' socket: takes frames, answers when they are stored, and hands over changes.
 
-Law: acknowledge after commit. What arrives is queued for the writer thread in its order; a second
-task waits for each commit, tells the viewers, and acknowledges. A message that cannot be read is
-refused by itself and the connection lives.
+Law: acknowledge after commit. What arrives while a commit is under way goes into the next one
+together and in its order; after each commit viewers are told, and the trainer is answered. A
+message that cannot be read is refused by itself and the connection lives.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any
+from functools import partial
+from itertools import groupby
+from typing import Any, Final
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from sqlalchemy import Connection
@@ -29,11 +30,17 @@ from .state import State, state_of
 
 log = logging.getLogger(__name__)
 router = APIRouter()
-WINDOW = 32
+WINDOW = 256
 """Messages of one trainer that may wait for their commit."""
+HELD = 8 * 1024 * 1024
+"""Bytes of them after which no more is read until a commit is done."""
 HELLO_WITHIN = 10.0
 PATIENCE_WITH_GARBAGE = 16
 
+Record = wire.Frame | wire.Gap
+_RECORDS: Final = (wire.Frame, wire.Gap)
+Answer = wire.Resend | wire.Ack
+Work = Callable[[Connection], Any]
 Outcome = Callable[[Any], None]
 
 
@@ -68,7 +75,9 @@ class TrainerConnection:
         self._asked: wire.Resend | None = None
         self._ending: wire.CloseCode | None = None
         self._out: asyncio.Queue[wire.ToTrainer | None] = asyncio.Queue()
-        self._waiting: asyncio.Queue[tuple[Future[Any], Outcome]] = asyncio.Queue(WINDOW)
+        self._arrived: asyncio.Queue[tuple[wire.ToServer, float]] = asyncio.Queue(WINDOW)
+        self._held = 0
+        self._settled = asyncio.Event()
 
     def tell(self, message: wire.ToTrainer) -> None:
         """Send when possible; the order is kept."""
@@ -107,7 +116,7 @@ class TrainerConnection:
                 tasks.create_task(self._send())
                 outcomes = tasks.create_task(self._settle())
                 await self._listen()
-                await self._waiting.join()
+                await self._arrived.join()
                 outcomes.cancel()
                 self._out.put_nowait(None)
         finally:
@@ -162,48 +171,69 @@ class TrainerConnection:
             return
 
     async def _take(self, message: wire.ToServer) -> None:
-        now = time.time()
+        if isinstance(message, wire.Hello):
+            self.tell(wire.Refused("hello was said before"))
+            return
+        while self._held > HELD:
+            self._settled.clear()
+            await self._settled.wait()
+        self._held += _size(message)
+        await self._arrived.put((message, time.time()))
+
+    def _work(self, message: wire.ToServer, now: float) -> tuple[Work, Outcome]:
+        """What to do about a message that is no frame, and whom to tell of it."""
         match message:
-            case wire.Frame() | wire.Gap():
-                await self._queue(
-                    lambda c: self._record(c, message, now), lambda r: self._recorded(message, r)
-                )
             case wire.Columns():
-                await self._queue(lambda c: self._declare(c, message), self._declared)
+                return lambda c: self._declare(c, message), self._declared
             case wire.Heartbeat():
-                await self._queue(
+                return (
                     lambda c: runs.heard(c, self.run, now, message.stats),
                     lambda _: self.state.hub.changed(self.run),
                 )
             case wire.Applied() | wire.Delivered() | wire.Rejected():
-                await self._queue(lambda c: self._report(c, message, now), self._reported)
+                return lambda c: self._report(c, message, now), self._reported
             case wire.Finish():
-                await self._queue(lambda c: self._finish(c, message, now), self._finished)
-            case wire.Hello():
-                self.tell(wire.Refused("hello was said before"))
-
-    async def _queue(self, work: Callable[[Connection], Any], then: Outcome) -> None:
-        await self._waiting.put((self.state.store.submit(work), then))
+                return lambda c: self._finish(c, message, now), self._finished
+        raise AssertionError(message)
 
     # -- in the writer thread ---------------------------------------------------------------------
 
-    def _record(
-        self, connection: Connection, message: wire.Frame | wire.Gap, now: float
-    ) -> Recorded | wire.Resend | wire.Ack:
+    def _store(
+        self, arrived: list[tuple[wire.ToServer, float]], connection: Connection
+    ) -> list[tuple[Outcome, Any]]:
+        """Everything that arrived, in its order; neighbouring frames go together."""
+        done: list[tuple[Outcome, Any]] = []
+        for frames, some in groupby(arrived, lambda one: isinstance(one[0], _RECORDS)):
+            if frames:
+                records = [message for message, _ in some if isinstance(message, _RECORDS)]
+                done.append((self._recorded, (records, self._record(connection, records))))
+            else:
+                for message, now in some:
+                    work, then = self._work(message, now)
+                    done.append((then, work(connection)))
+        return done
+
+    def _record(self, connection: Connection, records: list[Record]) -> list[Recorded | Answer]:
+        """What became of each record; of those that come too early only the first is answered."""
         recorder = self._recorder
         assert recorder is not None
-        if message.seq <= recorder.high_water:
-            return wire.Ack(recorder.high_water)
-        if message.seq > recorder.high_water + 1:
-            return wire.Resend(recorder.high_water + 1)
+        high = recorder.high_water
+        known = [record for record in records if record.seq <= high]
+        fresh: list[Record] = []
+        for record in records[len(known) :]:
+            if record.seq != high + 1 + len(fresh):
+                break
+            fresh.append(record)
+        answers: list[Recorded | Answer] = [wire.Ack(high)] if known else []
         try:
-            if isinstance(message, wire.Gap):
-                return recorder.gap(connection, message, now)
-            return recorder.append(connection, message, now)
+            answers += recorder.append(connection, fresh, time.time()) if fresh else []
         except Exception:
             # What the recorder remembers is no longer what is stored.
             self._recorder = Recorder.load(connection, self.run, self.segment)
             raise
+        if len(known) + len(fresh) < len(records):
+            answers.append(wire.Resend(recorder.high_water + 1))
+        return answers
 
     def _declare(
         self, connection: Connection, message: wire.Columns
@@ -233,42 +263,54 @@ class TrainerConnection:
     # -- after the commit -------------------------------------------------------------------------
 
     async def _settle(self) -> None:
-        """Wait for each commit in turn and tell who is concerned."""
+        """Store what has arrived, wait for the commit, and tell who is concerned; then the next."""
         while True:
-            future, then = await self._waiting.get()
+            arrived = [await self._arrived.get()]
+            while not self._arrived.empty():
+                arrived.append(self._arrived.get_nowait())
             try:
-                result = await asyncio.wrap_future(future)
+                done = await self.state.store.write(partial(self._store, arrived))
             except Exception as error:
                 # Not stored, so not acknowledged: the trainer keeps it and comes back.
-                if self._ending is None:  # once, not for all that was queued behind it
+                if self._ending is None:  # once, not for all that came behind it
                     _log_unstored(self.run, error)
                 self.tell_end(wire.CloseCode.TRY_LATER)
             else:
-                then(result)
+                for then, result in done:
+                    then(result)
             finally:
-                self._waiting.task_done()
+                for message, _ in arrived:
+                    self._held -= _size(message)
+                    self._arrived.task_done()
+                self._settled.set()
 
-    def _recorded(
-        self, message: wire.Frame | wire.Gap, result: Recorded | wire.Resend | wire.Ack
-    ) -> None:
-        if isinstance(result, wire.Resend):
-            if result != self._asked:  # once, not for each frame that is still on its way
-                self._asked = result
-                self.tell(result)
-            return
-        self._asked = None
-        if isinstance(result, wire.Ack):
-            self.tell(result)
-            return
-        hub = self.state.hub
-        if result.refused is not None:
-            self.tell(wire.Refused(result.refused[:1000], result.seq))
-        elif isinstance(message, wire.Frame) and result.layout is not None:
-            now = time.time()
-            self.state.meter.add(len(message.values) // 4, time.monotonic())
-            hub.publish_frame(self.run, message, result.layout, list(result.columns), now)
-        hub.publish_all(self.run, "event", ({"event": show_event(e)} for e in result.events))
-        self.tell(wire.Ack(result.seq))
+    def _recorded(self, told: tuple[list[Record], list[Recorded | Answer]]) -> None:
+        records, answers = told
+        frames = {record.seq: record for record in records if isinstance(record, wire.Frame)}
+        hub, stored, points = self.state.hub, 0, 0
+        for answer in answers:
+            if isinstance(answer, wire.Resend):
+                if answer != self._asked:  # once, not for each frame that is still on its way
+                    self._asked = answer
+                    self.tell(answer)
+                return
+            self._asked = None
+            if isinstance(answer, wire.Ack):
+                self.tell(answer)
+                continue
+            stored = answer.seq
+            if answer.refused is not None:
+                self.tell(wire.Refused(answer.refused[:1000], answer.seq))
+            elif answer.layout is not None:
+                frame = frames[answer.seq]
+                points += len(frame.values) // 4
+                hub.publish_frame(self.run, frame, answer.layout, list(answer.columns), time.time())
+                if answer.full:
+                    self.state.compactor.wake(self.run, self.segment, answer.layout)
+            hub.publish_all(self.run, "event", ({"event": show_event(e)} for e in answer.events))
+        if stored:
+            self.state.meter.add(points, time.monotonic())
+            self.tell(wire.Ack(stored))
 
     def _declared(self, result: list[dict[str, Any]] | wire.Refused) -> None:
         if isinstance(result, wire.Refused):
@@ -286,6 +328,7 @@ class TrainerConnection:
 
     def _finished(self, result: tuple[dict[str, Any], dict[str, Any]]) -> None:
         self._reported(result)
+        self.state.compactor.wake(self.run, self.segment)
         self.tell(wire.Finished())
 
     # -- what goes --------------------------------------------------------------------------------
@@ -308,6 +351,10 @@ class TrainerConnection:
         # A close frame holds 123 bytes of reason, not characters.
         words = (reason or wire.CLOSE_REASONS[code]).encode()[:120].decode(errors="ignore")
         await self.socket.close(code, words)
+
+
+def _size(message: wire.ToServer) -> int:
+    return len(message.values) if isinstance(message, wire.Frame) else 0
 
 
 def _log_unstored(run: str, error: Exception) -> None:

@@ -1,35 +1,92 @@
-"""The stored matrix of a run: frames of steps, rollups of buckets, and one way to read both.
+"""The stored matrix of a run: an inbox of frames, tiles of steps and buckets, and one way to read.
 
 A *layout* says which columns of the run a frame holds. A *segment* is one life of the trainer;
 where segments overlap in steps (a resume from an older checkpoint), the newest is what a reader
 gets, unless he asks for another.
+
+Law: of each segment and layout, tiles hold all steps up to some step and frames all that come
+after; the buckets of every level are those of exactly the steps that are in tiles. So whatever is
+read is put together from buckets, from steps at the edges where a bucket would hold too much, and
+from the inbox; a view takes as long as it is wide, however many steps it covers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from gradhelm import wire
 
-from .rollup import FACTOR, LEVELS, Piece
+from .rollup import SIZES, Piece
 from .tables import columns as columns_table
-from .tables import frames, layouts, rollups, segments
+from .tables import frames, layouts, segments, tiles
+from .tiles import BUCKETS, INDEX, unpack_buckets, unpack_columns, unpack_index
 
 Indices = npt.NDArray[np.int64]
+BLOCKS = 8
+"""Blocks that are one at the levels from 2 on."""
+CLOSED = 1000
+"""Steps after which nobody logs a scalar for a step any more."""
+
+# What every read asks, made once: putting the words together takes as long as the answer.
+_of = (
+    tiles.c.run_id == bindparam("b_run"),
+    tiles.c.segment == bindparam("b_segment"),
+    tiles.c.layout == bindparam("b_layout"),
+)
+_index = (*_of, tiles.c.level == 0, tiles.c.block == INDEX)
+_newest = select(func.max(tiles.c.first)).where(*_index).scalar_subquery()
+# Two searches: asked for both at once, SQLite looks at every tile.
+_EXTENT: Final = select(
+    select(func.min(tiles.c.first)).where(*_index).scalar_subquery(),
+    select(tiles.c.last).where(*_index, tiles.c.first == _newest).limit(1).scalar_subquery(),
+)
+# Tiles follow one another, so the search begins at the last one that begins in time.
+_start = select(func.max(tiles.c.first)).where(
+    *_of,
+    tiles.c.level == bindparam("b_level"),
+    tiles.c.block == bindparam("b_block"),
+    tiles.c.first <= bindparam("b_first"),
+)
+_TILES: Final = select(
+    tiles.c.first, tiles.c.id, tiles.c.last, tiles.c.size, tiles.c.payload
+).where(
+    *_of,
+    tiles.c.level == bindparam("b_level"),
+    tiles.c.block.in_(bindparam("b_blocks", expanding=True)),
+    tiles.c.first >= func.coalesce(_start.scalar_subquery(), bindparam("b_first")),
+    tiles.c.first <= bindparam("b_last"),
+    tiles.c.last >= bindparam("b_first"),
+)
+_INBOX: Final = (
+    select(frames.c.payload, frames.c.steps)
+    .where(
+        frames.c.run_id == bindparam("b_run"),
+        frames.c.segment == bindparam("b_segment"),
+        frames.c.layout == bindparam("b_layout"),
+        frames.c.last_step >= bindparam("b_first"),
+        frames.c.first_step <= bindparam("b_last"),
+    )
+    .order_by(frames.c.seq)
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Steps ``first``..``last`` (inclusive) of one segment."""
+    """Steps ``first``..``last`` (inclusive) of one segment.
+
+    Of steps before ``kept`` the norms were dropped, and only their buckets are left.
+    """
 
     segment: str
     first: int
     last: int
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +100,41 @@ class Series:
     nonfinite: npt.NDArray[np.uint32]
 
 
-def pack_payload(steps: wire.StepArray, times: wire.TimeArray, values: wire.FloatArray) -> bytes:
-    """Steps, times, then the values column by column, so that one column is one slice."""
-    return steps.tobytes() + times.tobytes() + np.ascontiguousarray(values.T).tobytes()
+class Layout(NamedTuple):
+    """The run's columns that a layout holds, in order, and where each block of them begins."""
+
+    columns: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int32]
+    stream: str
+
+    def spans(self, level: int) -> list[tuple[int, int]]:
+        """Where each block begins and ends.
+
+        Of the levels from 2 on there is so little that eight blocks are one.
+        """
+        starts = self.starts.tolist()[:: 1 if level < 2 else BLOCKS]
+        return list(zip(starts, [*starts[1:], len(self.columns)], strict=True))
+
+    def droppable(self, at: Indices) -> bool:
+        """Whether any of the columns ``at`` is in a block of several, which retention may drop."""
+        return any(width > 1 for _, width, *_ in self.blocks(at, 0))
+
+    def blocks(self, at: Indices, level: int) -> list[tuple[int, int, Indices, Indices]]:
+        """The blocks that hold the columns ``at``: its number, its width, which of its columns
+        these are, and their places in ``at``."""
+        spans = self.spans(level)
+        home = np.searchsorted([start for start, _ in spans], at, side="right") - 1
+        found = []
+        for block in np.unique(home).tolist():
+            places = np.flatnonzero(home == block)
+            start, end = spans[block]
+            found.append((block, end - start, at[places] - start, places))
+        return found
+
+
+def pack_payload(frame: wire.Frame) -> bytes:
+    """Steps, times and values as they came."""
+    return b"".join((frame.steps, frame.times, frame.values))
 
 
 def unpack_payload(
@@ -54,8 +143,8 @@ def unpack_payload(
     """Steps, times and the columns ``take`` [steps x taken] of a stored frame."""
     steps = np.frombuffer(payload, "<u8", count)
     times = np.frombuffer(payload, "<f8", count, 8 * count)
-    values = np.frombuffer(payload, "<f4", offset=16 * count).reshape(-1, count)
-    return steps, times, values[take].T
+    values = np.frombuffer(payload, "<f4", offset=16 * count).reshape(count, -1)
+    return steps, times, values[:, take]
 
 
 def stride_for(first: int, last: int, points: int) -> int:
@@ -76,7 +165,9 @@ def stretches(
 ) -> list[Stretch]:
     """Which segment holds which steps (those of ``stream``) of a range, in the order of steps."""
     query = (
-        select(segments.c.segment, segments.c.first_step, segments.c.last_step)
+        select(
+            segments.c.segment, segments.c.first_step, segments.c.last_step, segments.c.kept_since
+        )
         .where(
             segments.c.run_id == run,
             segments.c.stream == stream,
@@ -88,12 +179,22 @@ def stretches(
         query = query.where(segments.c.segment == segment)
     found: list[Stretch] = []
     before = last  # what a newer segment holds hides the older ones
-    for name, begin, end in connection.execute(query):
+    for name, begin, end, kept in connection.execute(query):
         low, high = max(first, begin), min(before, end)
         if low <= high:
-            found.append(Stretch(name, low, high))
+            found.append(Stretch(name, low, high, kept))
         before = min(before, begin - 1)
     return found[::-1]
+
+
+def layouts_of(connection: Connection, run: str) -> dict[int, Layout]:
+    """The layouts of a run by their numbers."""
+    return {
+        row.layout: Layout(
+            np.frombuffer(row.columns, "<i4"), np.frombuffer(row.blocks, "<i4"), row.stream
+        )
+        for row in connection.execute(select(layouts).where(layouts.c.run_id == run))
+    }
 
 
 class Reader:
@@ -103,19 +204,25 @@ class Reader:
         self.connection = connection
         self.run = run
         self.segment = segment
-        self.layouts: dict[int, npt.NDArray[np.int32]] = {}
+        self.layouts = layouts_of(connection, run)
         self.streams: dict[str, list[int]] = {}
-        for row in connection.execute(select(layouts).where(layouts.c.run_id == run)):
-            self.layouts[row.layout] = np.frombuffer(row.columns, "<i4")
-            self.streams.setdefault(row.stream, []).append(row.layout)
+        for number, layout in self.layouts.items():
+            self.streams.setdefault(layout.stream, []).append(number)
+
+    # -- what one asks for ------------------------------------------------------------------------
 
     def series(self, wanted: list[int], first: int, last: int, stride: int) -> dict[int, Series]:
         """Each wanted column as buckets of ``stride`` steps (a power of two), holes left out."""
-        pieces: dict[int, list[tuple[Piece, int]]] = {column: [] for column in wanted}
+        found: dict[int, list[tuple[Piece, int]]] = {column: [] for column in wanted}
+        made: dict[int, Series] = {}
         for piece, columns in self._all(wanted, first, last, stride):
             for position, column in enumerate(columns):
-                pieces[column].append((piece, position))
-        return {column: _series(found, stride) for column, found in pieces.items()}
+                found[column].append((piece, position))
+            made.update(_whole(piece, columns, stride))
+        return {
+            column: made[column] if len(pieces) == 1 and column in made else _series(pieces, stride)
+            for column, pieces in found.items()
+        }
 
     def heatmap(
         self, wanted: list[int], first: int, last: int, stride: int
@@ -125,133 +232,281 @@ class Reader:
         image = np.full((len(wanted), last // stride - origin + 1), wire.MISSING, np.float32)
         row_of = {column: row for row, column in enumerate(wanted)}
         for piece, columns in self._all(wanted, first, last, stride):
+            cells = piece.high.T
+            if not bool(piece.count.all()):
+                cells = np.where(piece.count.T == 0, wire.MISSING, cells)
+            if bool(piece.nonfinite.any()):
+                cells = np.where(piece.nonfinite.T > 0, np.float32(np.inf), cells)
             rows = np.array([row_of[column] for column in columns], np.intp)
-            cells = np.where(piece.nonfinite > 0, np.float32(np.inf), piece.high)
-            cells[(piece.count == 0) & (piece.nonfinite == 0)] = wire.MISSING
             target = np.ix_(rows, piece.ids - origin)
             there = image[target]
-            # At the seam of two segments a bucket has a part in each.
-            image[target] = np.where(wire.missing(cells.T), there, np.fmax(there, cells.T))
+            # A column may have been in several layouts, which meet in a bucket.
+            image[target] = np.where(wire.missing(there), cells, np.fmax(there, cells))
         return image, origin * stride
+
+    def values(self, column: int, first: int, last: int) -> Iterator[wire.FloatArray]:
+        """All that a column holds in a range of steps, in their order, a tile at a time."""
+        for stream, mine in self.streams.items():
+            for layout in mine:
+                at = np.flatnonzero(self.layouts[layout].columns == column)
+                if not len(at):
+                    continue
+                for part in stretches(self.connection, self.run, first, last, self.segment, stream):
+                    for _, values in self._steps(part, layout, at):
+                        yield values[:, 0]
+
+    def rows(
+        self, part: Stretch, layout: int, at: Indices
+    ) -> list[tuple[wire.StepArray, wire.TimeArray, wire.FloatArray]]:
+        """The steps of a stretch as (steps, times, values [steps x at]), in their order."""
+        indices = self._tile_rows(part, layout, 0, [INDEX], part.first, part.last)
+        found = []
+        for (steps, values), index in zip(
+            self._tiled_steps(part, layout, at, cut=False), indices, strict=True
+        ):
+            times = unpack_index(index.payload)[1]
+            inside = _inside(steps, part)
+            found.append((steps[inside], times[inside], values[inside]))
+        for steps, times, values in self._inbox(part, layout, at):
+            found.append((steps, times, values))
+        return [row for row in found if len(row[0])]
+
+    def stamp(self, first: int, last: int) -> tuple[object, ...]:
+        """What the answers about a range follow from: equal stamps, equal answers.
+
+        A range is closed once there are steps behind it; what is logged late for its last steps
+        still changes it, so a range ends only when CLOSED more steps were taken.
+        """
+        rows = self.connection.execute(
+            select(
+                segments.c.segment,
+                segments.c.stream,
+                segments.c.first_step,
+                segments.c.last_step,
+                segments.c.high_water,
+            )
+            .where(segments.c.run_id == self.run, segments.c.first_step.is_not(None))
+            .order_by(segments.c.ordinal, segments.c.stream)
+        )
+        found: list[object] = [first, last]
+        for segment, stream, begin, end, high_water in rows:
+            if begin <= last and end >= first:
+                closed = end >= last + CLOSED
+                found.append((segment, stream, begin, last if closed else (end, high_water)))
+        return tuple(found)
+
+    def finest(self, wanted: list[int], first: int, last: int) -> int:
+        """The finest stride that these columns can be read with: 1, but where their steps were
+        dropped and only buckets are left."""
+        finest = 1
+        for stream, mine in self.streams.items():
+            for layout in mine:
+                at = np.flatnonzero(np.isin(self.layouts[layout].columns, wanted))
+                if not self.layouts[layout].droppable(at):
+                    continue
+                for part in stretches(self.connection, self.run, first, last, self.segment, stream):
+                    if part.first < part.kept:
+                        finest = SIZES[1]
+        return finest
+
+    # -- how it is put together -------------------------------------------------------------------
 
     def _all(
         self, wanted: list[int], first: int, last: int, stride: int
     ) -> Iterator[tuple[Piece, list[int]]]:
-        """All that there is of these columns: pieces, each with the columns it holds."""
+        """All that there is of these columns: for each layout a piece, and the columns it holds."""
         for stream, mine in self.streams.items():
-            found = [
+            held = [
                 (layout, at)
                 for layout in mine
-                if len(at := np.flatnonzero(np.isin(self.layouts[layout], wanted)))
+                if len(at := np.flatnonzero(np.isin(self.layouts[layout].columns, wanted)))
             ]
-            if not found:
+            if not held:
                 continue
             parts = stretches(self.connection, self.run, first, last, self.segment, stream)
-            for part in parts:
-                for layout, at in found:
-                    columns = self.layouts[layout][at].tolist()
-                    yield self._buckets(part, layout, at, stride), columns
+            for layout, at in held:
+                pieces = [p for part in parts for p in self._pieces(part, layout, at, stride)]
+                if pieces:
+                    piece = Piece.joined(pieces)
+                    if stride > 1:
+                        piece = piece.coarsen(1)
+                    yield piece, self.layouts[layout].columns[at].tolist()
 
-    def _buckets(self, part: Stretch, layout: int, at: Indices, stride: int) -> Piece:
-        level = 0
-        while level < LEVELS and FACTOR ** (level + 1) <= stride:
-            level += 1
-        found = self._pieces(part, layout, at, level, stride)
-        if not found:
-            return Piece.empty(len(at))
-        piece = Piece.joined(found)
-        return piece if stride == 1 else piece.coarsen(1)
+    def _pieces(self, part: Stretch, layout: int, at: Indices, stride: int) -> list[Piece]:
+        """Buckets of ``stride`` steps (a power of two) of a stretch."""
+        level = max(level for level, size in enumerate(SIZES) if size <= stride)
+        found = []
+        extent = self.extent(part.segment, layout)
+        if extent is not None and part.first <= extent[1] and part.last >= extent[0]:
+            low, high = max(part.first, extent[0]), min(part.last, extent[1])
+            kept = part.kept if self.layouts[layout].droppable(at) else 0
+            inside = Stretch(part.segment, low, high, kept)
+            found = self._tiled(inside, layout, at, level, stride, extent)
+        for steps, _times, values in self._inbox(part, layout, at):
+            found.append(_bucketed(steps, values, stride))
+        return found
 
-    def _pieces(
-        self, part: Stretch, layout: int, at: Indices, level: int, stride: int
+    def _tiled(
+        self,
+        part: Stretch,
+        layout: int,
+        at: Indices,
+        level: int,
+        stride: int,
+        extent: tuple[int, int],
     ) -> list[Piece]:
-        """Buckets of ``stride`` steps from the rollups of ``level``, the edges from lower ones."""
+        """The same of what is in tiles; where a bucket would hold steps beyond the stretch, its
+        steps are taken from the level below, as long as there is one."""
         if part.first > part.last:
             return []
         if level == 0:
-            return self._raw(part, layout, at, stride)
-        size = FACTOR**level
-        begin, end = -(-part.first // size), (part.last + 1) // size  # buckets wholly inside
-        inner = self.closed(part.segment, layout, at, level, begin, end - 1)
-        closed = (int(inner[-1].ids[-1]) + 1) * size if inner else part.first
-        opened = begin * size if inner else part.last + 1
-        left = Stretch(part.segment, part.first, min(opened - 1, part.last))
-        right = Stretch(part.segment, closed, part.last) if inner else None
+            steps = self._tiled_steps(part, layout, at)
+            return [_bucketed(step, values, stride) for step, values in steps]
+        size = SIZES[level]
+        begin = part.first // size if part.first <= extent[0] else -(-part.first // size)
+        end = part.last // size if part.last >= extent[1] else (part.last + 1) // size - 1
+        if level == 1 and part.first < part.kept:  # a bucket that holds more than asked for
+            begin, end = part.first // size, part.last // size
+        if begin > end:
+            return self._tiled(part, layout, at, level - 1, stride, extent)
+        left = replace(part, last=begin * size - 1)
+        right = replace(part, first=(end + 1) * size)
+        inner = self.buckets(part.segment, layout, at, level, begin, end)
         return [
-            *self._pieces(left, layout, at, level - 1, stride),
+            *self._tiled(left, layout, at, level - 1, stride, extent),
             *(piece.coarsen(stride // size) for piece in inner),
-            *(self._pieces(right, layout, at, level - 1, stride) if right else []),
+            *self._tiled(right, layout, at, level - 1, stride, extent),
         ]
 
-    def closed(
+    def extent(self, segment: str, layout: int) -> tuple[int, int] | None:
+        """The first and the last step that is in tiles."""
+        low, high = self.connection.execute(_EXTENT, self._key(segment, layout)).one()
+        return None if low is None else (int(low), int(high))
+
+    def _key(self, segment: str, layout: int) -> dict[str, Any]:
+        return {"b_run": self.run, "b_segment": segment, "b_layout": layout}
+
+    def _tile_rows(
+        self, part: Stretch, layout: int, level: int, blocks: list[int], first: int, last: int
+    ) -> list[Any]:
+        """The tiles of these blocks that reach into ``first``..``last``, in their order."""
+        rows = self.connection.execute(
+            _TILES,
+            {
+                **self._key(part.segment, layout),
+                "b_level": level,
+                "b_blocks": blocks,
+                "b_block": blocks[0],
+                "b_first": first,
+                "b_last": last,
+            },
+        )
+        # Rows of a tile were put in one after another. Sorted here, since a database that sorts
+        # moves the payloads about.
+        return sorted(rows.all(), key=lambda row: (row.first, row.id))
+
+    def buckets(
         self, segment: str, layout: int, at: Indices, level: int, first: int, last: int
     ) -> list[Piece]:
-        """The stored buckets ``first``..``last`` of a level, as the columns ``at``."""
-        if first > last:
-            return []
-        rows = self.connection.execute(
-            select(rollups.c.payload)
-            .where(
-                rollups.c.run_id == self.run,
-                rollups.c.segment == segment,
-                rollups.c.layout == layout,
-                rollups.c.level == level,
-                rollups.c.first_bucket <= last,
-                rollups.c.last_bucket >= first,
-            )
-            .order_by(rollups.c.first_bucket)
+        """The stored buckets ``first``..``last`` of a level above 0, as the columns ``at``."""
+        blocks = self.layouts[layout].blocks(at, level)
+        rows = self._tile_rows(
+            Stretch(segment, first, last), layout, level, [b[0] for b in blocks], first, last
         )
-        width = len(self.layouts[layout])
         found = []
-        for (payload,) in rows:
-            piece = Piece.unpack(payload, width, at)
-            inside = np.flatnonzero((piece.ids >= first) & (piece.ids <= last))
-            if len(inside):
-                found.append(piece.rows(slice(int(inside[0]), int(inside[-1]) + 1)))
+        for tile in range(0, len(rows), len(blocks)):
+            planes = np.empty((5, len(at), rows[tile].size), np.uint32)
+            for (_, width, take, places), row in zip(
+                blocks, rows[tile : tile + len(blocks)], strict=True
+            ):
+                ids, held = unpack_buckets(row.payload, width, row.first // BUCKETS)
+                planes[:, places] = held[:, take]
+            inside = slice(
+                int(np.searchsorted(ids, first)), int(np.searchsorted(ids, last, side="right"))
+            )
+            found.append(Piece.of_planes(ids[inside], planes[:, :, inside]))
         return found
 
-    def _raw(self, part: Stretch, layout: int, at: Indices, stride: int) -> list[Piece]:
-        found = []
-        for steps, _times, values in self.frames(part, layout, at):
-            found.append(Piece.of_steps(steps // np.uint64(stride), values).coarsen(1))
-        return found
+    def _steps(
+        self, part: Stretch, layout: int, at: Indices
+    ) -> Iterator[tuple[wire.StepArray, wire.FloatArray]]:
+        """The steps of a stretch and their values [steps x at], from tiles and inbox."""
+        yield from self._tiled_steps(part, layout, at)
+        for steps, _times, values in self._inbox(part, layout, at):
+            yield steps, values
 
-    def frames(
+    def _tiled_steps(
+        self, part: Stretch, layout: int, at: Indices, *, cut: bool = True
+    ) -> Iterator[tuple[wire.StepArray, wire.FloatArray]]:
+        """The steps of a stretch that are in tiles; without ``cut`` of whole tiles."""
+        blocks = self.layouts[layout].blocks(at, 0)
+        rows = self._tile_rows(part, layout, 0, [b[0] for b in blocks], part.first, part.last)
+        for tile in range(0, len(rows), len(blocks)):
+            row = rows[tile]
+            held = np.empty((len(at), row.size), np.float32)
+            for (_, width, take, places), one in zip(
+                blocks, rows[tile : tile + len(blocks)], strict=True
+            ):
+                unpack_columns(one.payload, width, take.tolist(), held, places.tolist())
+            if row.last - row.first + 1 == row.size:
+                steps = np.arange(row.first, row.last + 1, dtype=np.uint64)
+            else:
+                (index,) = self._tile_rows(part, layout, 0, [INDEX], row.first, row.first)
+                steps = unpack_index(index.payload)[0]
+            values = np.ascontiguousarray(held.T)
+            inside = _inside(steps, part) if cut else slice(None)
+            yield steps[inside], values[inside]
+
+    def _inbox(
         self, part: Stretch, layout: int, at: Indices
     ) -> list[tuple[wire.StepArray, wire.TimeArray, wire.FloatArray]]:
-        """The steps of a stretch as (steps, times, values [steps x at]), in their order."""
-        mine = (
-            (frames.c.run_id == self.run)
-            & (frames.c.segment == part.segment)
-            & (frames.c.layout == layout)
-        )
-        # Frames of a layout follow one another, so the search begins at the first one that
-        # reaches the stretch instead of reading all that lie before it.
-        start = (
-            select(frames.c.first_step)
-            .where(mine, frames.c.last_step >= part.first)
-            .order_by(frames.c.last_step, frames.c.first_step)
-            .limit(1)
-        )
+        """The steps of a stretch that are not in tiles yet."""
         rows = self.connection.execute(
-            select(frames.c.payload, frames.c.steps)
-            .where(
-                mine,
-                frames.c.first_step >= func.coalesce(start.scalar_subquery(), part.first),
-                frames.c.first_step <= part.last,
-            )
-            .order_by(frames.c.first_step, frames.c.seq)
+            _INBOX,
+            {**self._key(part.segment, layout), "b_first": part.first, "b_last": part.last},
         )
         found = []
         for payload, count in rows:
             steps, times, values = unpack_payload(payload, count, at)
-            inside = slice(
-                int(np.searchsorted(steps, part.first)),
-                int(np.searchsorted(steps, part.last, side="right")),
-            )
+            inside = _inside(steps, part)
             if inside.start < inside.stop:
                 found.append((steps[inside], times[inside], values[inside]))
         return found
+
+
+def _inside(steps: wire.StepArray, part: Stretch) -> slice:
+    return slice(
+        int(np.searchsorted(steps, part.first)),
+        int(np.searchsorted(steps, part.last, side="right")),
+    )
+
+
+def _bucketed(steps: wire.StepArray, values: wire.FloatArray, stride: int) -> Piece:
+    piece = Piece.of_steps(steps, values)
+    return piece if stride == 1 else piece.coarsen(stride)
+
+
+def _whole(piece: Piece, columns: list[int], stride: int) -> dict[int, Series]:
+    """The series of all columns of a piece at once, if none of them has a hole in it."""
+    if not len(piece) or not bool((np.diff(piece.ids) > 0).all()):
+        return {}
+    there = piece.count + piece.nonfinite
+    if not bool(there.all()):
+        return {}
+    steps = piece.ids * stride
+    mean = np.ascontiguousarray(piece.mean().T)
+    if not bool(piece.count.all()):
+        empty = piece.count == 0
+        nan = np.float32(np.nan)
+        low, high = np.where(empty, nan, piece.low), np.where(empty, nan, piece.high)
+    else:
+        low, high = piece.low, piece.high
+    low, high = np.ascontiguousarray(low.T), np.ascontiguousarray(high.T)
+    nonfinite = np.ascontiguousarray(piece.nonfinite.T)
+    return {
+        column: Series(steps, low[at], mean[at], high[at], nonfinite[at])
+        for at, column in enumerate(columns)
+    }
 
 
 def _series(found: list[tuple[Piece, int]], stride: int) -> Series:

@@ -1,18 +1,19 @@
-"""What one segment's frames do to the database: rows, rollups, counters, events, high water.
+"""What one segment's frames do to the database: inbox rows, counters, events, high water.
 
 Law: all of it happens in one transaction, and nothing is counted twice. A recorder lives in the
-writer thread; after a failed write it is thrown away and loaded again from what is stored.
+writer thread; after a failed write it is thrown away and loaded again from what is stored. What
+takes time is done once for all frames that come together.
 """
 
 from __future__ import annotations
 
 import json
-from collections import deque
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from gradhelm import wire
 from gradhelm.errors import WireError
@@ -21,12 +22,48 @@ from . import tables
 from .detect import Detector, Event, Observed
 from .events import add_event
 from .matrix import Reader, Stretch, column_names, pack_payload
-from .rollup import FACTOR, LEVELS, Piece, Pyramid
+from .tiles import blocks, steps_of
 
 RECENT = 500
 """Steps that the figures "of late" are about."""
 SPARKLINE = 60
 SCALARS = ("global_norm", "threshold", "clipped", "nonfinite", "skipped")
+
+
+# What every frame does, made once: putting the words together takes as long as what they say.
+_of = (
+    tables.segments.c.run_id == bindparam("b_run"),
+    tables.segments.c.segment == bindparam("b_segment"),
+    tables.segments.c.stream == bindparam("b_stream"),
+)
+_ADVANCE: Final = (
+    update(tables.segments)
+    .where(*_of, tables.segments.c.high_water == bindparam("b_before"))
+    .values(high_water=bindparam("b_high_water"))
+)
+_REACH: Final = (
+    update(tables.segments)
+    .where(*_of)
+    .values(first_step=bindparam("b_first"), last_step=bindparam("b_last"))
+)
+_runs = tables.runs.c
+_COUNT: Final = (
+    update(tables.runs)
+    .where(_runs.id == bindparam("b_run"))
+    .values(
+        first_step=func.coalesce(_runs.first_step, bindparam("b_first")),
+        last_step=bindparam("b_last"),
+        steps=_runs.steps + bindparam("b_steps"),
+        clipped=_runs.clipped + bindparam("b_clipped"),
+        nonfinite=_runs.nonfinite + bindparam("b_nonfinite"),
+        skipped=_runs.skipped + bindparam("b_skipped"),
+        recent=bindparam("b_recent"),
+        sparkline=bindparam("b_sparkline"),
+        last_heard_at=bindparam("b_now"),
+        threshold=func.coalesce(bindparam("b_threshold"), _runs.threshold),
+    )
+)
+_INSERT: Final = insert(tables.frames)
 
 
 class OutOfStep(Exception):
@@ -35,13 +72,17 @@ class OutOfStep(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What became of one frame or gap; a stored frame's row holds ``columns`` of the run."""
+    """What became of one frame or gap; a stored frame's row holds ``columns`` of the run.
+
+    ``full``: with this frame the inbox of its layout holds enough for a tile.
+    """
 
     seq: int
     layout: int | None = None
     columns: tuple[int, ...] = ()
     refused: str | None = None
     events: tuple[dict[str, Any], ...] = ()
+    full: bool = False
 
 
 @dataclass(slots=True)
@@ -54,7 +95,11 @@ class _Group:
     stream: str = ""
     layout: int | None = None
     last_step: int = -1
-    pyramid: Pyramid | None = None
+    waiting: int = 0
+    """Steps that came since the inbox was last full."""
+
+
+_TOLD: Final = ("steps", "times", "global_norm", "clipped", "nonfinite")
 
 
 class _Track:
@@ -65,35 +110,49 @@ class _Track:
         self.first_step = first_step
         self.last_step = last_step
         self.detector = Detector()
-        # newest steps: step, time, norm, clipped, nonfinite
-        self.recent: deque[tuple[int, float, float, float, float]] = deque(maxlen=RECENT)
+        # The newest steps, [_TOLD, step].
+        self.recent = np.empty((len(_TOLD), 0))
 
     @property
     def prefix(self) -> str:
         return f"{self.stream}/" if self.stream else ""
 
+    def remember(self, *told: Any) -> None:
+        """The newest steps, in the order of _TOLD."""
+        self.recent = np.concatenate((self.recent, np.array(told, np.float64)), 1)[:, -RECENT:]
+
     def figures(self) -> dict[str, Any]:
         """The newest steps in figures; ``global_norm`` None where the newest is not finite."""
-        norms = np.array([row[2] for row in self.recent])
+        steps, times, norms, clips, bad = self.recent
         finite = norms[np.isfinite(norms)]
-        span = self.recent[-1][1] - self.recent[max(0, len(self.recent) - 50)][1]
-        steps = self.recent[-1][0] - self.recent[max(0, len(self.recent) - 50)][0]
-        clipped = sum(row[3] > 0 for row in self.recent)
+        late = max(0, len(steps) - 50)
+        span, taken = float(times[-1] - times[late]), float(steps[-1] - steps[late])
+        clipped = int(np.count_nonzero(clips > 0))
         return {
-            "steps": len(self.recent),
+            "steps": len(steps),
             "clipped": clipped,
-            "clip_fraction": clipped / len(self.recent),
-            "nonfinite": sum(row[4] > 0 for row in self.recent),
+            "clip_fraction": clipped / len(steps),
+            "nonfinite": int(np.count_nonzero(bad > 0)),
             "mean_norm": float(finite.mean()) if len(finite) else None,
             "global_norm": float(norms[-1]) if np.isfinite(norms[-1]) else None,
-            "steps_per_second": steps / span if span > 0 else None,
+            "steps_per_second": taken / span if span > 0 else None,
         }
 
     def sparkline(self) -> bytes:
         """The recent norms as at most SPARKLINE maxima, so that no spike is thinned away."""
-        norms = np.array([row[2] for row in self.recent], np.float32)
-        parts = np.array_split(norms, min(SPARKLINE, len(norms)))
-        return np.array([part.max() for part in parts], "<f4").tobytes()
+        norms = self.recent[_TOLD.index("global_norm")].astype(np.float32)
+        count = min(SPARKLINE, len(norms))
+        starts = np.arange(count) * len(norms) // max(1, count)
+        return np.maximum.reduceat(norms, starts).astype("<f4").tobytes()
+
+
+@dataclass(slots=True)
+class _Taken:
+    """The frames of one group that come together."""
+
+    steps: list[wire.StepArray] = field(default_factory=list)
+    times: list[wire.TimeArray] = field(default_factory=list)
+    values: list[wire.FloatArray] = field(default_factory=list)
 
 
 class Recorder:
@@ -176,71 +235,86 @@ class Recorder:
 
     # -- frames and gaps --------------------------------------------------------------------------
 
-    def append(self, connection: Connection, frame: wire.Frame, now: float) -> Recorded:
-        """Store a frame whose number is next. One that cannot be stored is declared missing."""
-        group = self.groups.get(frame.group)
-        try:
-            if group is None or not group.names:
-                raise WireError(f"group {frame.group} was not declared")
-            steps, times, values = wire.unpack_frame(frame, len(group.names))
-            pyramid = self._pyramid(connection, group)
-            logged = group.kinds[0] == "log"
-            # A scalar logged late belongs to a step that was sent already.
-            if int(steps[0]) < group.last_step + (0 if logged else 1):
-                raise WireError(
-                    f"step {int(steps[0])} comes after step {group.last_step} in this segment"
+    def append(
+        self, connection: Connection, messages: Sequence[wire.Frame | wire.Gap], now: float
+    ) -> list[Recorded]:
+        """Store frames and gaps, numbered from the high-water mark on, and say what became of each.
+
+        A frame that cannot be stored is declared missing.
+        """
+        recorded: list[Recorded] = []
+        rows: list[dict[str, Any]] = []
+        taken: dict[int, _Taken] = {}
+        for message in messages:
+            if isinstance(message, wire.Gap):
+                event = self._gap_event(
+                    connection, message.first, message.last, message.count, message.reason, now
                 )
-        except WireError as error:
-            event = self._gap_event(connection, None, None, 1, f"frame refused: {error}", now)
-            self._advance(connection, frame.seq)
-            return Recorded(frame.seq, refused=str(error), events=(event,))
-        connection.execute(
-            insert(tables.frames),
+                recorded.append(Recorded(message.seq, events=(event,)))
+                continue
+            try:
+                recorded.append(self._take(connection, message, rows, taken))
+            except WireError as error:
+                reason = f"frame refused: {error}"
+                event = self._gap_event(connection, None, None, 1, reason, now)
+                recorded.append(Recorded(message.seq, refused=str(error), events=(event,)))
+        if rows:
+            connection.execute(_INSERT, rows)
+        self._advance(connection, messages[-1].seq)
+        events: list[dict[str, Any]] = []
+        for number, frames in taken.items():
+            group = self.groups[number]
+            if number == min(n for n, g in self.groups.items() if g.stream == group.stream):
+                # The clip's own rows alone say which steps a segment holds: a scalar may be logged
+                # before the first of them, and would else hide what an older segment has there.
+                events += self._observe(connection, group, frames, now)
+        if events:
+            last = recorded[-1]
+            recorded[-1] = replace(last, events=(*last.events, *events))
+        return recorded
+
+    def _take(
+        self,
+        connection: Connection,
+        frame: wire.Frame,
+        rows: list[dict[str, Any]],
+        taken: dict[int, _Taken],
+    ) -> Recorded:
+        """One frame: its row, and its arrays for what is done with all at once."""
+        group = self.groups.get(frame.group)
+        if group is None or not group.names:
+            raise WireError(f"group {frame.group} was not declared")
+        steps, times, values = wire.unpack_frame(frame, len(group.names))
+        layout = self._opened(connection, group)
+        logged = group.kinds[0] == "log"
+        # A scalar logged late belongs to a step that was sent already.
+        if int(steps[0]) < group.last_step + (0 if logged else 1):
+            raise WireError(
+                f"step {int(steps[0])} comes after step {group.last_step} in this segment"
+            )
+        rows.append(
             {
                 "run_id": self.run,
                 "segment": self.segment,
                 "seq": frame.seq,
-                "layout": group.layout,
+                "layout": layout,
                 "version": frame.version,
                 "first_step": int(steps[0]),
                 "last_step": int(steps[-1]),
                 "steps": len(steps),
-                "payload": pack_payload(steps, times, values),
-            },
+                "payload": pack_payload(frame),
+            }
         )
-        closed = pyramid.push(Piece.of_steps(steps, values))
-        if closed:
-            connection.execute(
-                insert(tables.rollups),
-                [
-                    {
-                        "run_id": self.run,
-                        "segment": self.segment,
-                        "layout": group.layout,
-                        "level": level,
-                        "first_bucket": int(piece.ids[0]),
-                        "last_bucket": int(piece.ids[-1]),
-                        "payload": piece.pack(),
-                    }
-                    for level, piece in closed
-                ],
-            )
         group.last_step = int(steps[-1])
-        self._advance(connection, frame.seq)
-        if frame.group != min(n for n, g in self.groups.items() if g.stream == group.stream):
-            return Recorded(frame.seq, group.layout, tuple(group.indices))
-        # The clip's own rows alone say which steps a segment holds: a scalar may be logged before
-        # the first of them, and would else hide what an older segment has there.
-        track = self.tracks[group.stream]
-        self._reach(connection, track, int(steps[0]), int(steps[-1]))
-        events = self._observe(connection, track, group, steps, times, values, now)
-        return Recorded(frame.seq, group.layout, tuple(group.indices), events=events)
-
-    def gap(self, connection: Connection, gap: wire.Gap, now: float) -> Recorded:
-        """Steps that the trainer took but could not keep."""
-        event = self._gap_event(connection, gap.first, gap.last, gap.count, gap.reason, now)
-        self._advance(connection, gap.seq)
-        return Recorded(gap.seq, events=(event,))
+        group.waiting += len(steps)
+        full = group.waiting >= steps_of(len(group.names))
+        if full:
+            group.waiting = 0
+        mine = taken.setdefault(frame.group, _Taken())
+        mine.steps.append(steps)
+        mine.times.append(times)
+        mine.values.append(values)
+        return Recorded(frame.seq, layout, tuple(group.indices), full=full)
 
     def _gap_event(
         self,
@@ -263,48 +337,34 @@ class Recorder:
         )
 
     def _advance(self, connection: Connection, seq: int) -> None:
-        self.high_water = seq
-        table = tables.segments
+        before, self.high_water = self.high_water, seq
         moved = connection.execute(
-            update(table)
-            .where(
-                table.c.run_id == self.run,
-                table.c.segment == self.segment,
-                table.c.stream == "",
-                table.c.high_water == seq - 1,
-            )
-            .values(high_water=seq)
+            _ADVANCE, {**self._key(""), "b_before": before, "b_high_water": seq}
         )
         if moved.rowcount != 1:
             # A commit before this one failed, so what this recorder remembers was never stored.
-            raise OutOfStep(f"segment {self.segment} is not at {seq - 1}")
+            raise OutOfStep(f"segment {self.segment} is not at {before}")
 
     def _reach(self, connection: Connection, track: _Track, first: int, last: int) -> None:
         """The segment holds these steps of a stream."""
         track.first_step = first if track.first_step is None else min(track.first_step, first)
         track.last_step = last if track.last_step is None else max(track.last_step, last)
-        table = tables.segments
         connection.execute(
-            update(table)
-            .where(
-                table.c.run_id == self.run,
-                table.c.segment == self.segment,
-                table.c.stream == track.stream,
-            )
-            .values(first_step=track.first_step, last_step=track.last_step)
+            _REACH,
+            {**self._key(track.stream), "b_first": track.first_step, "b_last": track.last_step},
         )
 
+    def _key(self, stream: str) -> dict[str, str]:
+        return {"b_run": self.run, "b_segment": self.segment, "b_stream": stream}
+
     def _observe(
-        self,
-        connection: Connection,
-        track: _Track,
-        group: _Group,
-        steps: wire.StepArray,
-        times: wire.TimeArray,
-        values: wire.FloatArray,
-        now: float,
-    ) -> tuple[dict[str, Any], ...]:
-        """Counters and events of the frame that carries the scalars of the clip."""
+        self, connection: Connection, group: _Group, frames: _Taken, now: float
+    ) -> list[dict[str, Any]]:
+        """Counters and events of frames that carry the scalars of the clip."""
+        track = self.tracks[group.stream]
+        steps, times = np.concatenate(frames.steps), np.concatenate(frames.times)
+        values = frames.values[0] if len(frames.values) == 1 else np.concatenate(frames.values)
+        self._reach(connection, track, int(steps[0]), int(steps[-1]))
         nothing = np.full(len(steps), wire.MISSING, np.float32)
         scalar = {
             name: values[:, group.names.index(track.prefix + name)]
@@ -328,19 +388,10 @@ class Recorder:
             stored = self._store_event(connection, event, track.stream or None, float(times[-1]))
             track.detector.known(event, stored["id"])
             events.append(stored)
-        track.recent.extend(
-            zip(
-                steps.tolist(),
-                times.tolist(),
-                scalar["global_norm"].tolist(),
-                scalar["clipped"].tolist(),
-                scalar["nonfinite"].tolist(),
-                strict=True,
-            )
-        )
+        track.remember(steps, times, scalar["global_norm"], scalar["clipped"], scalar["nonfinite"])
         if not track.stream:  # the run's own figures are those of its first stream
             self._count(connection, track, scalar, steps, now)
-        return tuple(events)
+        return events
 
     def _count(
         self,
@@ -352,22 +403,21 @@ class Recorder:
     ) -> None:
         threshold = scalar["threshold"]
         in_force = threshold[np.isfinite(threshold)]
-        runs = tables.runs
         connection.execute(
-            update(runs)
-            .where(runs.c.id == self.run)
-            .values(
-                first_step=func.coalesce(runs.c.first_step, int(steps[0])),
-                last_step=int(steps[-1]),
-                steps=runs.c.steps + len(steps),
-                clipped=runs.c.clipped + int(np.count_nonzero(scalar["clipped"] > 0)),
-                nonfinite=runs.c.nonfinite + int(np.count_nonzero(scalar["nonfinite"] > 0)),
-                skipped=runs.c.skipped + int(np.count_nonzero(scalar["skipped"] > 0)),
-                recent=json.dumps(track.figures()),
-                sparkline=track.sparkline(),
-                last_heard_at=now,
-                **({"threshold": float(in_force[-1])} if len(in_force) else {}),
-            )
+            _COUNT,
+            {
+                "b_run": self.run,
+                "b_first": int(steps[0]),
+                "b_last": int(steps[-1]),
+                "b_steps": len(steps),
+                "b_clipped": int(np.count_nonzero(scalar["clipped"] > 0)),
+                "b_nonfinite": int(np.count_nonzero(scalar["nonfinite"] > 0)),
+                "b_skipped": int(np.count_nonzero(scalar["skipped"] > 0)),
+                "b_recent": json.dumps(track.figures()),
+                "b_sparkline": track.sparkline(),
+                "b_now": now,
+                "b_threshold": float(in_force[-1]) if len(in_force) else None,
+            },
         )
 
     def _store_event(
@@ -382,10 +432,30 @@ class Recorder:
         )
         return {"id": number, "at": at, **values}
 
-    # -- layouts and rollups ----------------------------------------------------------------------
+    # -- layouts, and what is stored already ------------------------------------------------------
 
-    def _layout(self, connection: Connection, indices: list[int], stream: str) -> int:
-        packed = np.array(indices, "<i4").tobytes()
+    def _opened(self, connection: Connection, group: _Group) -> int:
+        """The layout of a group; at its first frame, also where this segment's earlier ones are."""
+        if group.layout is None:
+            group.layout = self._layout(connection, group)
+            table = tables.frames
+            mine = (
+                table.c.run_id == self.run,
+                table.c.segment == self.segment,
+                table.c.layout == group.layout,
+            )
+            inbox = connection.execute(
+                select(func.sum(table.c.steps), func.max(table.c.last_step)).where(*mine)
+            ).one()
+            extent = Reader(connection, self.run, self.segment).extent(self.segment, group.layout)
+            group.waiting = int(inbox[0] or 0)
+            group.last_step = max(
+                -1 if inbox[1] is None else int(inbox[1]), -1 if extent is None else extent[1]
+            )
+        return group.layout
+
+    def _layout(self, connection: Connection, group: _Group) -> int:
+        packed = np.array(group.indices, "<i4").tobytes()
         table = tables.layouts
         found: int | None = connection.scalar(
             select(table.c.layout).where(table.c.run_id == self.run, table.c.columns == packed)
@@ -400,35 +470,27 @@ class Recorder:
         )
         connection.execute(
             insert(table),
-            {"run_id": self.run, "layout": number, "columns": packed, "stream": stream},
+            {
+                "run_id": self.run,
+                "layout": number,
+                "columns": packed,
+                "blocks": blocks(group.kinds).astype("<i4").tobytes(),
+                "stream": group.stream,
+            },
         )
         return number
-
-    def _pyramid(self, connection: Connection, group: _Group) -> Pyramid:
-        """The open buckets of a group, rebuilt from what is stored after a restart."""
-        if group.pyramid is None or group.layout is None:
-            group.layout = self._layout(connection, group.indices, group.stream)
-            group.pyramid, group.last_step = _rebuild(
-                connection, self.run, self.segment, group.layout, len(group.indices)
-            )
-        return group.pyramid
 
     def _resume(self, connection: Connection, track: _Track, first: int, last: int) -> None:
         """Take up the recent steps and open events where the last process left them."""
         reader = Reader(connection, self.run, self.segment)
         names = column_names(connection, self.run)
-        told = (track.prefix + n for n in ("global_norm", "clipped", "nonfinite"))
-        wanted = [names.get(name, -1) for name in told]
+        told = [names.get(track.prefix + name, -1) for name in _TOLD[2:]]
         part = Stretch(self.segment, max(first, last - RECENT + 1), last)
         for layout, held in reader.layouts.items():
-            at = [np.flatnonzero(held == column) for column in wanted]
-            if len(at[0]):
-                columns = np.array([int(a[0]) if len(a) else 0 for a in at])
-                for steps, times, values in reader.frames(part, layout, columns):
-                    track.recent.extend(
-                        (int(s), float(t), *map(float, v))  # type: ignore[misc]
-                        for s, t, v in zip(steps, times, values, strict=True)
-                    )
+            at = [np.flatnonzero(held.columns == column) for column in told]
+            if all(len(found) for found in at):
+                for steps, times, values in reader.rows(part, layout, np.concatenate(at)):
+                    track.remember(steps, times, *values.T)
         table = tables.events
         open_events = []
         for kind in ("clip_burst", "spike", "nonfinite"):
@@ -447,43 +509,4 @@ class Recorder:
                 fields = row._asdict()
                 open_events.append(Event(**{n: fields[n] for n in Event.__slots__}))
         track.detector = Detector(open_events)
-        track.detector.remember([row[2] for row in track.recent])
-
-
-def _rebuild(
-    connection: Connection, run: str, segment: str, layout: int, width: int
-) -> tuple[Pyramid, int]:
-    """The pyramid as it was after the last stored frame, and that frame's last step.
-
-    What is open at a level is what the level below has closed since this level closed its last.
-    """
-    pyramid = Pyramid()
-    last = connection.scalar(
-        select(func.max(tables.frames.c.last_step)).where(
-            tables.frames.c.run_id == run,
-            tables.frames.c.segment == segment,
-            tables.frames.c.layout == layout,
-        )
-    )
-    if last is None:
-        return pyramid, -1
-    reader = Reader(connection, run, segment)
-    everything = np.arange(width)
-    for level in range(1, LEVELS + 1):
-        closed = connection.scalar(
-            select(func.max(tables.rollups.c.last_bucket)).where(
-                tables.rollups.c.run_id == run,
-                tables.rollups.c.segment == segment,
-                tables.rollups.c.layout == layout,
-                tables.rollups.c.level == level,
-            )
-        )
-        start = 0 if closed is None else (closed + 1) * FACTOR
-        if level == 1:
-            part = Stretch(segment, start, last)
-            below = [Piece.of_steps(s, v) for s, _, v in reader.frames(part, layout, everything)]
-        else:
-            below = reader.closed(segment, layout, everything, level - 1, start, last)
-        if below:
-            pyramid.open[level - 1] = Piece.joined(below).coarsen(FACTOR).coarsen(1)
-    return pyramid, last
+        track.detector.remember(track.recent[_TOLD.index("global_norm")].astype(np.float32))

@@ -1,46 +1,54 @@
 """Rollups: the same matrix with fewer, wider steps.
 
-The one law: ``coarsen`` merges. Coarsening by 16 and then by 16 is coarsening by 256, and
+The one law: ``coarsen`` merges. Coarsening by 16 and then by 8 is coarsening by 128, and
 coarsening pieces apart or together gives the same minima, maxima and counts (means to rounding).
-So a rollup can be built as frames arrive, rebuilt from frames, or mixed with them at the edges of
-a range, and a reader cannot tell.
+So a rollup can be built as steps arrive, bucket by bucket or all at once, or be mixed with steps at
+the edges of a range, and a reader cannot tell.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gradhelm import wire
 
-FACTOR = 16
-LEVELS = 5
-"""A bucket of level n holds 16**n steps; level 5 is about a million."""
+SIZES = (1, *(16 * 8**level for level in range(7)))
+"""Steps in a bucket of each level. A view of any width is made of at most four times as many
+buckets as it shows; the widest of these hold four million steps."""
+SEAMS = 16
+"""Up to so many buckets that are in two parts are put together one by one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Buckets x columns. ``ids`` (increasing) number the buckets; the rest is [bucket, column].
+    """Buckets x columns. ``ids`` (not decreasing) number the buckets; the rest is [bucket, column].
 
     ``low``, ``high`` and ``total`` are over the finite values; ``count`` says how many these are
-    and ``nonfinite`` how many were NaN or infinite. Missing values are in neither.
+    and ``nonfinite`` how many were NaN or infinite. Missing values are in neither. The counts may
+    be one column that stands for all (a broadcast).
     """
 
     ids: npt.NDArray[np.int64]
     low: wire.FloatArray
     high: wire.FloatArray
-    total: npt.NDArray[np.float64]
+    total: npt.NDArray[np.floating[Any]]
     count: npt.NDArray[np.uint32]
     nonfinite: npt.NDArray[np.uint32]
 
     @classmethod
-    def of_steps(cls, steps: wire.StepArray, values: wire.FloatArray) -> Piece:
+    def of_steps(cls, steps: npt.NDArray[np.integer], values: wire.FloatArray) -> Piece:
         """One bucket per step of ``values`` (steps x columns)."""
+        ids = steps.astype(np.int64)
         finite = np.isfinite(values)
+        if finite.all():  # as almost always: the values themselves, and counts that cost nothing
+            one, none = (np.broadcast_to(np.uint32(n), values.shape) for n in (1, 0))
+            return cls(ids, values, values, values, one, none)
         return cls(
-            steps.astype(np.int64),
+            ids,
             np.where(finite, values, np.float32(np.inf)),
             np.where(finite, values, np.float32(-np.inf)),
             np.where(finite, values, 0.0).astype(np.float64),
@@ -50,14 +58,14 @@ class Piece:
 
     @classmethod
     def empty(cls, columns: int) -> Piece:
-        return cls.of_steps(np.empty(0, np.uint64), np.empty((0, columns), np.float32))
+        return cls.of_steps(np.empty(0, np.int64), np.empty((0, columns), np.float32))
 
     @classmethod
     def joined(cls, pieces: list[Piece]) -> Piece:
         """The pieces one after another; to be coarsened, their ``ids`` must not decrease."""
         if len(pieces) == 1:
             return pieces[0]
-        return cls(*(np.concatenate([getattr(p, n) for p in pieces]) for n in cls.__slots__))
+        return cls(*(_joined([getattr(p, n) for p in pieces]) for n in cls.__slots__))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,19 +73,48 @@ class Piece:
     def coarsen(self, factor: int) -> Piece:
         """Buckets ``factor`` times as wide; with 1, buckets of equal id become one."""
         ids = self.ids // factor
-        if len(ids) < 2:
-            return Piece(ids, self.low, self.high, self.total, self.count, self.nonfinite)
         starts = np.flatnonzero(np.concatenate(([True], ids[1:] != ids[:-1])))
-        if len(starts) == len(ids):
+        twice = len(ids) - len(starts)
+        if twice <= 0:
             return Piece(ids, self.low, self.high, self.total, self.count, self.nonfinite)
+        if twice <= SEAMS:
+            return self._without_seams(ids, starts)
+        head = 0
+        if factor > 1 and bool((np.diff(self.ids) == 1).all()):
+            head = int(starts[1]) if len(starts) > 1 else len(ids)
+        even = (head, factor, starts)
         return Piece(
             ids[starts],
-            np.minimum.reduceat(self.low, starts),
-            np.maximum.reduceat(self.high, starts),
-            np.add.reduceat(self.total, starts),
-            np.add.reduceat(self.count, starts, dtype=np.uint32),
-            np.add.reduceat(self.nonfinite, starts, dtype=np.uint32),
+            _reduced(np.minimum, self.low, np.float32, *even),
+            _reduced(np.maximum, self.high, np.float32, *even),
+            _reduced(np.add, self.total, np.float64, *even),
+            _summed(self.count, *even),
+            _summed(self.nonfinite, *even),
         )
+
+    def _without_seams(self, ids: npt.NDArray[np.int64], starts: npt.NDArray[np.intp]) -> Piece:
+        """The same as ``coarsen`` where few buckets are in more than one part."""
+        made = Piece(
+            ids[starts],
+            self.low[starts],
+            self.high[starts],
+            self.total[starts].astype(np.float64),
+            np.array(self.count)[starts],
+            np.array(self.nonfinite)[starts],
+        )
+        others = np.ones(len(ids), np.bool_)
+        others[starts] = False
+        for row in np.flatnonzero(others).tolist():
+            home = int(np.searchsorted(starts, row, side="right")) - 1
+            np.minimum(made.low[home], self.low[row], out=made.low[home])
+            np.maximum(made.high[home], self.high[row], out=made.high[home])
+            for sums, parts in (
+                (made.total, self.total),
+                (made.count, self.count),
+                (made.nonfinite, self.nonfinite),
+            ):
+                sums[home] += parts[row]
+        return made
 
     def rows(self, part: slice | npt.NDArray[np.intp]) -> Piece:
         """Some of the buckets."""
@@ -93,42 +130,69 @@ class Piece:
         with np.errstate(invalid="ignore", divide="ignore"):
             return (self.total / self.count).astype(np.float32)
 
-    def pack(self) -> bytes:
-        """Little-endian planes, column by column, so that a reader can take a column alone."""
-        planes = (self.low, self.high, self.mean(), self.count, self.nonfinite)
-        return self.ids.tobytes() + b"".join(np.ascontiguousarray(p.T).tobytes() for p in planes)
+    def planes(self) -> npt.NDArray[np.uint32]:
+        """[5, column, bucket]: what is stored of the buckets (``ids`` apart), as bits."""
+        floats = (plane.view(np.uint32) for plane in (self.low, self.high, self.mean()))
+        return np.stack([plane.T for plane in (*floats, self.count, self.nonfinite)])
 
     @classmethod
-    def unpack(cls, payload: bytes, columns: int, take: npt.NDArray[np.int64]) -> Piece:
-        """The columns ``take`` of what ``pack`` made of a piece with ``columns`` columns."""
-        n = len(payload) // (8 + 20 * columns)
-        ids = np.frombuffer(payload, "<i8", n)
-        planes = np.frombuffer(payload, "<u4", 5 * columns * n, 8 * n).reshape(5, columns, n)
-        low, high, mean = (planes[i, take].T.view(np.float32) for i in range(3))
-        count, nonfinite = planes[3, take].T, planes[4, take].T
-        total = np.where(count > 0, mean.astype(np.float64) * count, 0.0)
+    def of_planes(cls, ids: npt.NDArray[np.int64], planes: npt.NDArray[np.uint32]) -> Piece:
+        """The piece that ``planes`` are of."""
+        low, high, mean = (np.ascontiguousarray(plane.T).view(np.float32) for plane in planes[:3])
+        count, nonfinite = (_counts(plane) for plane in planes[3:])
+        with np.errstate(invalid="ignore"):
+            total = mean * count.astype(np.float64)
+        if not bool(count.all()):
+            total[count == 0] = 0.0
         return cls(ids, low, high, total, count, nonfinite)
 
 
-class Pyramid:
-    """The open (last, unfinished) bucket of each level of one layout of one segment."""
+def _counts(plane: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """[bucket, column] of [column, bucket]; where all columns agree, one stands for all."""
+    if len(plane) and bool((plane == plane[:1]).all()):
+        return np.broadcast_to(plane[:1].T, plane.T.shape)
+    return np.ascontiguousarray(plane.T)
 
-    def __init__(self) -> None:
-        self.open: list[Piece | None] = [None] * LEVELS
 
-    def push(self, piece: Piece) -> list[tuple[int, Piece]]:
-        """Take the next buckets of one step each; return the buckets that closed, per level."""
-        closed = []
-        for level in range(LEVELS):
-            piece = piece.coarsen(FACTOR)
-            before = self.open[level]
-            if before is not None:
-                piece = Piece.joined([before, piece]).coarsen(1)
-            if not len(piece):
-                break
-            self.open[level] = piece.rows(slice(len(piece) - 1, None))
-            piece = piece.rows(slice(0, len(piece) - 1))
-            if not len(piece):
-                break
-            closed.append((level + 1, piece))
-        return closed
+def _joined(arrays: list[npt.NDArray[Any]]) -> Any:
+    if arrays[0].ndim == 2 and all(a.strides[1] == 0 for a in arrays) and arrays[0].shape[1]:
+        one = np.concatenate([a[:, :1] for a in arrays])
+        return np.broadcast_to(one, (len(one), arrays[0].shape[1]))
+    return np.concatenate(arrays)
+
+
+def _reduced(
+    operation: np.ufunc,
+    values: npt.NDArray[Any],
+    dtype: type,
+    head: int,
+    factor: int,
+    starts: npt.NDArray[np.intp],
+) -> Any:
+    """``values`` [bucket, column] reduced over the groups that begin at ``starts``.
+
+    With a ``head`` (buckets before the first whole group) the groups in between are all of
+    ``factor`` buckets, which numpy reduces ten times as fast as groups of any size.
+    """
+    if not head:
+        return operation.reduceat(values, starts, axis=0, dtype=dtype)
+    whole = (len(values) - head) // factor
+    tail = head + whole * factor
+    columns = values.shape[1]
+    parts = [operation.reduce(values[:head], axis=0, dtype=dtype, keepdims=True)]
+    if whole:
+        grouped = values[head:tail].reshape(whole, factor, columns)
+        parts.append(operation.reduce(grouped, axis=1, dtype=dtype))
+    if tail < len(values):
+        parts.append(operation.reduce(values[tail:], axis=0, dtype=dtype, keepdims=True))
+    return np.concatenate(parts)
+
+
+def _summed(
+    counts: npt.NDArray[np.uint32], head: int, factor: int, starts: npt.NDArray[np.intp]
+) -> npt.NDArray[np.uint32]:
+    if counts.strides[1] == 0 and counts.shape[1]:
+        one = _reduced(np.add, np.ascontiguousarray(counts[:, :1]), np.uint32, head, factor, starts)
+        return np.broadcast_to(one, (len(one), counts.shape[1]))
+    summed: npt.NDArray[np.uint32] = _reduced(np.add, counts, np.uint32, head, factor, starts)
+    return summed

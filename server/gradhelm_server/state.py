@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from .accounts import Identity, LoginCodes
+from .compactor import Compactor
 from .hub import Hub
 from .runs import Patience
 from .settings import ServerSettings
@@ -35,6 +36,7 @@ class State:
     settings: ServerSettings
     codes: LoginCodes
     patience: Patience
+    compactor: Compactor
     meter: PointsMeter = field(default_factory=PointsMeter)
 
 

@@ -25,6 +25,9 @@ Work = Callable[[Connection], T]
 MAX_GROUP = 256
 """Writes that share one commit at most, so that the first of them does not wait for long."""
 
+LOG_PAGES = 4096
+"""Pages (of 4 KiB) that SQLite's log holds before they are copied into the database."""
+
 READERS = 40
 """Connections that read at the same time: one for each worker thread there can be."""
 
@@ -153,6 +156,8 @@ def _engine(url: str, *, writing: bool) -> Engine:
             connection.execute("PRAGMA journal_mode=WAL")
             # FULL: an acknowledged frame survives a power cut, not only a killed process.
             connection.execute("PRAGMA synchronous=FULL")
+            # Frames that became tiles meanwhile are never copied out of the log.
+            connection.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
         else:
             connection.execute("PRAGMA query_only=ON")
 

@@ -85,6 +85,8 @@ segments = Table(
     Column("high_water", BigInteger, nullable=False),
     Column("first_step", BigInteger),
     Column("last_step", BigInteger),
+    # Of steps before this one norms are kept as buckets only.
+    Column("kept_since", BigInteger, nullable=False, server_default="0"),
     Column("created_at", Float, nullable=False),
     UniqueConstraint("run_id", "ordinal", "stream"),
 )
@@ -107,10 +109,12 @@ layouts = Table(
     _run_id(primary_key=True),
     Column("layout", Integer, primary_key=True),
     Column("columns", LargeBinary, nullable=False),  # int32: which run columns, in which order
+    Column("blocks", LargeBinary, nullable=False),  # int32: where each block of them begins
     Column("stream", String(200), nullable=False),
     UniqueConstraint("run_id", "columns"),
 )
 
+# The inbox: what trainers sent, as it came, until it is compacted into tiles.
 frames = Table(
     "frames",
     metadata,
@@ -125,22 +129,24 @@ frames = Table(
     Column("steps", Integer, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     UniqueConstraint("run_id", "segment", "seq"),
-    Index(None, "run_id", "segment", "layout", "first_step"),
-    Index(None, "run_id", "segment", "layout", "last_step"),
 )
 
-rollups = Table(
-    "rollups",
+# Level 0: steps first..last of a block of columns, each column by itself; block -1 holds the steps,
+# times and versions of all of them. Levels above: buckets first..last, see rollup.py.
+tiles = Table(
+    "tiles",
     metadata,
     Column("id", Integer, primary_key=True),
     _run_id(),
     Column("segment", String(16), nullable=False),
     Column("layout", Integer, nullable=False),
     Column("level", Integer, nullable=False),
-    Column("first_bucket", BigInteger, nullable=False),
-    Column("last_bucket", BigInteger, nullable=False),
+    Column("block", Integer, nullable=False),
+    Column("first", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),
+    Column("size", Integer, nullable=False),  # steps, or buckets
     Column("payload", LargeBinary, nullable=False),
-    UniqueConstraint("run_id", "segment", "layout", "level", "first_bucket"),
+    Index(None, "run_id", "segment", "layout", "level", "block", "first"),
 )
 
 events = Table(

@@ -16,7 +16,7 @@ from torch import nn
 import gradhelm
 from gradhelm import Control, settings, wire
 from gradhelm.arguments import uuid7
-from gradhelm.clip import GlobalNorm, Strategy, Value
+from gradhelm.clip import GlobalNorm, Strategy, TargetFraction, Value
 from gradhelm.errors import SettingsError
 from gradhelm.settings import is_loopback, local_token
 
@@ -24,6 +24,9 @@ from .models import small
 
 MODEL = small()
 OTHER = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+SGD, OTHER_SGD = (
+    torch.optim.SGD(part.parameters(), lr=0.1) for part in (MODEL.lstm, MODEL.decoder)
+)
 FROZEN = nn.Linear(2, 2).requires_grad_(False)
 FROZEN_SGD = torch.optim.SGD(FROZEN.parameters(), lr=0.1)
 SHARED = GlobalNorm(1.0)
@@ -70,6 +73,11 @@ BAD = [
         r"clip: all that the pattern 'lstm.\*' matches falls under an earlier pattern",
     ),
     ({"clip": {"a": SHARED, "b": SHARED}}, ValueError, r"clip: the same strategy stands twice"),
+    (
+        {"optimizer": {"a": SGD, "b": OTHER_SGD}, "clip": {"a": SHARED, "b": SHARED}},
+        ValueError,
+        r"clip: the same strategy stands twice; each optimizer needs its own",
+    ),
     ({"clip": [GlobalNorm(1.0)]}, ValueError, r"clip is a list of 1 strategies.*has 0 groups"),
     (
         {"model": COMPLEX, "clip": Value(1.0)},
@@ -242,3 +250,26 @@ def test_a_strategy_of_the_users_own_is_steered_like_ours(server):
     assert (coded.strategy, coded.threshold) == ("Halve", "above")
     assert server.table()[0]["threshold"] == 3.0
     assert model.decoder.bias.grad.eq(0.5).all()
+
+
+class Forgetful(Strategy):
+    """A user's own that forgets to say what it did."""
+
+    def clip(self, grads):
+        pass
+
+
+def test_a_strategy_that_returns_no_outcome_is_told_so():
+    model = small()
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    with pytest.raises(TypeError, match=r"Forgetful\.clip must return an Outcome, not NoneType"):
+        gradhelm.attach(model, clip=Forgetful(), mode="disabled").clip()
+
+
+def test_the_coded_value_is_always_within_reach(server):
+    model = small()
+    with gradhelm.attach(model, clip=TargetFraction(0.995), server=server.url):
+        server.wait(lambda: server.connections)
+    (coded,) = server.hello.coded
+    assert coded.limits["fraction"].max == 0.995

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -11,13 +13,20 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 import gradhelm
 from gradhelm.clip import (
+    AGC,
+    AdaGC,
     BlockRMS,
     Ceiling,
     GlobalNorm,
     Gradients,
     PerParameterNorm,
+    Preconditioned,
     Schedule,
+    SigmaClip,
+    SpikeAware,
+    TargetFraction,
     Value,
+    ZClip,
 )
 from gradhelm.clip.divide import Patterns, divided
 
@@ -310,3 +319,170 @@ def test_rules_state_goes_through_a_checkpoint():
     state["streams"][""]["strategy"]["rules"].pop("*")
     with pytest.raises(ValueError, match="state is of other rules"):
         again.load_state_dict(state)
+
+
+def adam(model: nn.Module, clip, steps: int = 3) -> tuple[gradhelm.Run, torch.optim.Optimizer]:
+    """A run attached after some steps, with gradients waiting for the next one."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for t in range(steps):
+        with_grads(model, seed=t)
+        optimizer.step()
+    with_grads(model, seed=steps)
+    return gradhelm.attach(model, optimizer, clip=clip, mode="disabled"), optimizer
+
+
+def l2(model: nn.Module) -> float:
+    return nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        lambda: Preconditioned(5.0),
+        lambda: Schedule(Preconditioned(5.0)),
+        lambda: GlobalNorm(0.5, math.inf),
+        lambda: Schedule(GlobalNorm(0.5, math.inf)),
+    ],
+)
+@pytest.mark.parametrize("share", [0.5, 2.0])
+def test_a_ceiling_holds_the_l2_norm_whatever_norm_the_inner_clip_measures(inner, share):
+    bare, model = small(), small()
+    run, _kept = adam(bare, inner())
+    run.streams[""].clip()
+    ceiling = share * l2(bare)
+    run, _kept = adam(model, Ceiling(inner(), ceiling))
+    told = run.threshold
+    outcome = run.streams[""].clip()
+    assert l2(model) == pytest.approx(min(1, share) * l2(bare), rel=1e-4)
+    assert outcome.post_norm == pytest.approx(l2(model), rel=1e-4)
+    # Norms of two kinds do not compare: the inner threshold stays the one that is told.
+    assert outcome.threshold == told == inner().threshold
+
+
+@pytest.mark.parametrize(
+    "inner", [lambda: Preconditioned(5.0), lambda: Schedule(GlobalNorm(0.5, math.inf))]
+)
+def test_no_norm_of_another_kind_enters_the_common_norm_after_a_dict_of_patterns(inner):
+    model = small()
+    run, _kept = adam(model, {"lstm.*": inner(), "*": GlobalNorm(0.1)})
+    outcome = run.streams[""].clip()
+    assert outcome.post_norm is None or outcome.post_norm == pytest.approx(l2(model), rel=1e-4)
+
+
+def test_the_ceilings_threshold_is_the_one_in_force_before_the_step_as_after_it():
+    model = small()
+    with_grads(model)
+    for inner, ceiling in ((GlobalNorm(5.0), 1.0), (GlobalNorm(1.0), 5.0), (ZClip(warmup=9), 2.0)):
+        clip = Ceiling(inner, ceiling)
+        told = clip.threshold
+        assert (
+            clip.step(Gradients.of(list(model.parameters()))).threshold
+            == told
+            == min(ceiling, inner.threshold or ceiling)
+        )
+    assert Ceiling(PerParameterNorm(5.0), 1.0).threshold == 5.0
+
+
+def test_gradients_that_a_policy_made_zero_have_the_coefficient_zero_under_a_ceiling():
+    model = small()
+    with_grads(model)
+    model.decoder.bias.grad[0] = math.nan
+    clip = Ceiling(GlobalNorm(1.0, nonfinite="zero"), 10.0)
+    outcome = clip.step(Gradients.of(list(model.parameters())))
+    assert (outcome.coefficient, outcome.post_norm) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("make", [lambda: TargetFraction(0.3), lambda: ZClip(1.0, warmup=3)])
+def test_a_scheduled_strategy_tells_the_threshold_that_it_will_clip_with(make):
+    clip = Schedule(make(), "linear", steps=10, factor=0.5)
+    model = small()
+    for t in range(8):
+        with_grads(model, seed=t, scale=1.0 + t % 3)
+        told = clip.threshold
+        outcome = clip.step(Gradients.of(list(model.parameters())))
+        assert outcome.threshold == told or outcome.changed
+
+
+def test_a_schedule_of_a_schedule_is_held_to_the_range_at_once():
+    def make(factor: float) -> Schedule:
+        inner = Schedule(TargetFraction(0.5), "linear", steps=4, factor=1.5)
+        return Schedule(Ceiling(inner, 9.0), "linear", steps=4, factor=factor)
+
+    with pytest.raises(ValueError, match=r"fraction must be .* not 1.125"):
+        make(1.5)
+    with pytest.raises(ValueError, match=r"fraction must be .* not 1.125"):
+        make(1.2).set(fraction=0.75)
+    assert thresholds(make(1.2), 6)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        None,
+        {"strategy": "GlobalNorm", "values": {}, "state": {}},
+        {"values": {}, "state": {}},
+        {"values": {"max_norm": 1.0}, "state": {"history": []}},
+        {"values": 3, "state": {}},
+        Value(1.0).state_dict(),
+        PerParameterNorm(9.0).state_dict(),
+        Ceiling(GlobalNorm(9.0), 1.0).state_dict(),
+    ],
+)
+def test_what_is_not_a_strategys_own_state_changes_nothing(state):
+    for clip in (GlobalNorm(1.0), Schedule(GlobalNorm(1.0)), divided({"*": GlobalNorm(1.0)})):
+        before = clip.state_dict()
+        with pytest.raises(ValueError, match=r"state|needs a value for 'max_norm' as well"):
+            clip.load_state_dict(state)
+        assert clip.state_dict() == before
+    for left in ({"values": {}}, {"inner": {}}):
+        clip = Ceiling(GlobalNorm(1.0), 2.0)
+        with pytest.raises(ValueError, match="state"):
+            clip.load_state_dict(clip.state_dict() | left)
+        assert clip.parameters == {"max_norm": 1.0, "ceiling": 2.0}
+
+
+def test_values_are_set_whole():
+    for clip in (AGC(0.1), Ceiling(GlobalNorm(1.0), 2.0), Schedule(AGC(0.1))):
+        before = clip.parameters
+        for name in before:
+            some = {other: value for other, value in before.items() if other != name}
+            with pytest.raises(ValueError, match=f"needs a value for '{name}' as well"):
+                clip.reset(some)
+        with pytest.raises(ValueError, match=f"called 'x'; accepted: {', '.join(before)}"):
+            clip.set(x=1.0)
+        assert clip.parameters == before
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AGC(0.01),
+        lambda: SigmaClip(1.0),
+        lambda: Ceiling(SpikeAware(2.0), 0.5),
+        lambda: Schedule(GlobalNorm(0.1), "lr"),
+        lambda: AdaGC(warmup=2),
+    ],
+)
+def test_a_copy_of_a_strategy_goes_on_from_there_and_is_bound_to_nothing(make, copier):
+    """Above all not to copies of the weights, which stay behind when the model learns."""
+    model = small()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    clip = make()
+    reads = None if isinstance(clip, AGC) else optimizer
+    for t in range(30):
+        with_grads(model, seed=t)
+        clip(model.parameters(), reads)
+        optimizer.step()
+    copied = copier(clip)
+    assert copied.state_dict().keys() == clip.state_dict().keys()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(50.0)
+    found = []
+    for one in (copied, clip):
+        with_grads(model, seed=99)
+        one(model.parameters(), reads)
+        found.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(p, q) for p, q in zip(*found, strict=True))

@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_, prune
 from torch.utils.checkpoint import checkpoint
 
 import gradhelm
-from gradhelm.clip import BlockRMS, GlobalNorm, PerParameterNorm, Value
+from gradhelm.clip import AGC, BlockRMS, GlobalNorm, PerParameterNorm, SigmaClip, Value
 
 from .models import losses, small, weights
 
@@ -270,6 +270,51 @@ def test_observing_works_inside_backward_and_a_last_short_round_is_told():
     assert told.outcomes[-1][2] == [0]
 
 
+def test_a_later_run_takes_over_from_a_closed_one_inside_backward_too():
+    model = small()
+    each = {p: optim.SGD([p], lr=0.1) for p in model.parameters()}
+    norms = []
+
+    def step(p: torch.Tensor) -> None:
+        each[p].step()
+        norms.append(p.grad.norm().item())
+        each[p].zero_grad()
+
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(step)
+    run = gradhelm.attach(model, list(each.values()), clip=PerParameterNorm(0.01), mode="disabled")
+    next(losses(model, 1, scale=100.0)).backward()
+    assert norms == pytest.approx([0.01] * 11, rel=1e-5)
+    with pytest.raises(ValueError, match="already; close"):
+        gradhelm.attach(model, list(each.values()), clip=PerParameterNorm(0.1), mode="disabled")
+    run.close()
+    gradhelm.attach(model, list(each.values()), clip=PerParameterNorm(0.1), mode="disabled")
+    norms.clear()
+    next(losses(model, 1, scale=100.0)).backward()
+    assert norms == pytest.approx([0.1] * 11, rel=1e-5)
+
+
+def test_a_dict_of_patterns_works_inside_backward_when_each_rule_does():
+    model, twin = small(), small()
+    run = in_backward(model, {"lstm.*": Value(0.01), "dec*": PerParameterNorm(0.02)})
+    told = Listener(run)
+    rules = {id(p): Value(0.01) for p in twin.lstm.parameters()}
+    rules |= {id(p): PerParameterNorm(0.02) for p in twin.decoder.parameters()}
+    in_backward(twin, by_hand=lambda p: rules[id(p)]([p]) if id(p) in rules else None)
+    for one in (model, twin):
+        for loss in losses(one, 3):
+            loss.backward()
+    assert weights(model) == weights(twin)
+    assert run.step == 3
+    for _, outcome, _ in told.outcomes:
+        first, second = outcome.parts
+        assert (first.threshold, second.threshold) == (0.01, 0.02)
+        assert first.global_norm.item() == pytest.approx(outcome.norms[1:9].norm().item(), rel=1e-6)
+        assert second.changed
+    with pytest.raises(ValueError, match=r"GlobalNorm needs all gradients.*a dict of patterns"):
+        in_backward(small(), {"lstm.*": Value(0.01), "*": GlobalNorm(0.02)})
+
+
 # -- lost hooks -----------------------------------------------------------------------------------
 
 
@@ -390,3 +435,81 @@ def test_scalar_empty_complex_and_half_gradients_are_clipped_together():
         after = math.hypot(*(p.grad.abs().double().norm().item() for p in model))
         assert outcome.post_norm == pytest.approx(after, rel=1e-2)  # bfloat16 holds 3 digits
         assert after < 3.2
+
+
+def test_pruning_may_begin_and_end_while_training():
+    """AGC counts a weight as its layer uses it: times the mask of that moment."""
+    model = small()
+    weight = model.decoder.weight
+    optimizer = optim.SGD(model.parameters(), lr=0.0)
+    gradhelm.attach(model, optimizer, clip=AGC(0.01), mode="disabled")
+
+    def rows() -> torch.Tensor:
+        """The norms of the clipped rows by what AGC lets them have."""
+        weight.grad = torch.full_like(weight, 9.0)
+        optimizer.step()
+        return weight.grad.norm(dim=1) / 0.01
+
+    whole = weight.detach().clone()
+    torch.testing.assert_close(rows(), whole.norm(dim=1))
+    for amount in (0.3, 0.5):
+        prune.l1_unstructured(model.decoder, "weight", amount)
+        pruned = whole * model.decoder.weight_mask
+        torch.testing.assert_close(rows(), pruned.norm(dim=1).clamp(min=1e-3))
+    prune.remove(model.decoder, "weight")
+    torch.testing.assert_close(rows(), pruned.norm(dim=1).clamp(min=1e-3))
+    assert model.decoder.weight is weight
+
+
+@pytest.mark.parametrize(
+    "clip", [AGC(0.01), {"*": AGC(0.01)}, SigmaClip(1.0)], ids=["one", "dict", "adam"]
+)
+def test_a_sparse_gradient_that_comes_unannounced_is_refused_by_name(clip):
+    model = nn.ParameterList([torch.ones(10, 3)])
+    optimizer = optim.SparseAdam(model.parameters())
+    gradhelm.attach(model, optimizer, clip=copy.deepcopy(clip), mode="disabled")
+    nn.functional.embedding(torch.tensor([1]), model[0], sparse=True).sum().backward()
+    with pytest.raises(ValueError, match=r"cannot clip sparse gradients.*use GlobalNorm or Value"):
+        optimizer.step()
+
+
+# -- parameters that come and go ------------------------------------------------------------------
+
+
+def test_a_loop_of_ones_own_clips_what_it_unfreezes_later(caplog):
+    model, twin = small(), small()
+    model.embedding.requires_grad_(False)
+    model.lstm.requires_grad_(False)
+    run = gradhelm.attach(model, max_norm=0.05, mode="disabled")
+    for step in range(4):
+        if step >= 1:
+            model.lstm.requires_grad_(step != 2)
+            model.embedding.requires_grad_(step == 3)
+        for one in (model, twin):
+            one.zero_grad()
+            next(losses(one, 1, seed=step)).backward()
+        for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+            q.grad = None if p.grad is None else q.grad
+        norm = clip_grad_norm_(twin.parameters(), 0.05)
+        assert run.clip().item() == pytest.approx(norm.item(), rel=1e-6)
+        for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+            assert p.grad is q.grad is None or torch.allclose(p.grad, q.grad, rtol=1e-6, atol=0)
+    assert "added to the optimizer after attach, or unfrozen" in caplog.text
+
+
+def test_parameters_that_take_the_place_of_others_are_clipped_and_the_others_count_no_more():
+    model = small()
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    run = gradhelm.attach(model, optimizer, max_norm=0.01, mode="disabled")
+    told = Listener(run)
+    one = next(losses(model, 1))
+    one.backward()
+    optimizer.step()
+    model.decoder = nn.Linear(12, 20)
+    optimizer.param_groups[0]["params"] = list(model.parameters())
+    optimizer.zero_grad()
+    next(losses(model, 1)).backward()
+    expected = nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
+    optimizer.step()
+    assert told.norms[1] == pytest.approx(expected, rel=1e-6)
+    assert nn.utils.get_total_norm([p.grad for p in model.parameters()]) < 0.0101

@@ -13,7 +13,7 @@ from torch import nn
 
 import gradhelm
 from gradhelm import layout, notice, wire
-from gradhelm.clip import GlobalNorm, Value
+from gradhelm.clip import GlobalNorm, SkipStep, Value
 
 from .models import losses, one_step, small
 
@@ -163,6 +163,18 @@ def test_every_thins_rows_but_keeps_the_clipped_ones(server):
         optimizer.step()
     run.close()
     assert sorted(server.table()) == [0, 5, 7, 8, 10, 15]
+
+
+def test_every_thins_no_skipped_step(server):
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with gradhelm.attach(model, optimizer, clip=SkipStep(window=20), every=10, server=server.url):
+        for step in range(45):
+            one_step(model, 9.0 if step == 33 else 1.0 + step % 3)
+            optimizer.step()
+    table = server.table()
+    assert sorted(table) == [0, 10, 20, 30, 33, 40]
+    assert [step for step, row in table.items() if row["skipped"]] == [33]
 
 
 def test_value_records_the_exact_share_of_changed_elements(server):

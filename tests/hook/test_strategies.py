@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from gradhelm.clip import GlobalNorm, Gradients, Strategy, Value
+from gradhelm.clip import AGC, GlobalNorm, Gradients, Strategy, UpdateClipped, Value
 
 NORMS = [0.1, 1, 2, 3.5, math.inf, "inf", 0, -1, -math.inf]
 
@@ -143,6 +143,10 @@ def test_values_change_whole_or_not_at_all():
         (lambda: GlobalNorm(1.0, nonfinite="ignore"), "nonfinite is 'ignore'; accepted"),
         (lambda: Value(-1.0), "clip_value"),
         (lambda: Value("1"), "clip_value"),
+        (lambda: AGC(exclude=5), "exclude must be a pattern of names or a list of them, not int"),
+        (lambda: AGC(exclude=None), "exclude must be a pattern of names"),
+        (lambda: AGC(exclude=[5]), "exclude must hold patterns of names, not 5"),
+        (lambda: UpdateClipped("adam"), "optimizer must be a torch.optim.Optimizer, not str"),
     ],
 )
 def test_bad_values_are_refused_by_name(make, error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from torch import nn, optim
 from torch.nn.utils import clip_grad_norm_
 
 import gradhelm
+from gradhelm.clip import GlobalNorm, UpdateClipped
 
 from .models import losses, small, weights
 
@@ -243,3 +245,99 @@ def test_doctor_runs_a_script_and_says_what_is_wrong(tmp_path):
     broken = doctor(tmp_path, late="raise KeyError('data')")
     assert broken.returncode == 1
     assert "the script raised KeyError: 'data'" in broken.stderr
+    idle = doctor(tmp_path, start="sys.exit(0)")
+    assert idle.returncode == 1
+    assert "the script took no optimizer step" in idle.stderr
+
+
+def test_measuring_the_norm_is_no_clip(model):
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    check = gradhelm.verify(attach(model, optimizer), steps=5)
+
+    def measure():
+        clip_grad_norm_(model.parameters(), math.inf)
+        clip_grad_norm_(model.parameters(), max_norm=float("inf"))
+
+    loop(model, optimizer, after=measure)
+    assert (check.steps, check.findings) == (5, [])
+
+
+def test_parts_of_a_model_that_are_clipped_apart_are_clipped_once(model):
+    run = gradhelm.attach(small(), mode="disabled")
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    check = gradhelm.verify(run, steps=3)
+
+    def clip():
+        for part in (model.embedding, model.lstm, model.decoder):
+            clip_grad_norm_(part.parameters(), 1.0)
+
+    loop(model, optimizer, after=clip, steps=3)
+    assert (check.steps, check.findings) == (3, [])
+
+
+def test_a_backward_pass_for_other_parameters_adds_nothing():
+    """Of a GAN: both are clipped before both are stepped."""
+    models = small(), small()
+    optimizers = [optim.SGD(one.parameters(), lr=0.1) for one in models]
+    check = gradhelm.verify(gradhelm.attach(small(), mode="disabled"), steps=6)
+    for losses_of_both in zip(losses(models[0], 3), losses(models[1], 3), strict=True):
+        for one, optimizer, loss in zip(models, optimizers, losses_of_both, strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+            clip_grad_norm_(one.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert (check.steps, check.findings) == (6, [])
+
+
+@pytest.mark.parametrize("with_optimizer", [True, False])
+def test_of_a_run_that_only_watches_no_double_clip_is_said(model, with_optimizer):
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    run = gradhelm.attach(model, optimizer if with_optimizer else None, mode="disabled")
+    check = gradhelm.verify(run, steps=3)
+
+    def clip():
+        if not with_optimizer:
+            run.clip()
+        clip_grad_norm_(model.parameters(), 1.0)
+
+    loop(model, optimizer, after=clip, steps=3)
+    assert found(check) == (["watched_late"] if with_optimizer else [])
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [
+        lambda held: GlobalNorm(1.0)(held),
+        lambda held: GlobalNorm(1.0)(parameters=held),
+        lambda held: clip_grad_norm_(parameters=held, max_norm=1.0),
+        lambda held: nn.utils.clip_grads_with_norm_(held, 1.0, torch.tensor(2.0)),
+        lambda held: nn.utils.clip_grad.clip_grad_value_(held, clip_value=1.0),
+    ],
+)
+def test_whatever_clips_by_hand_is_seen(model, clip):
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    check = gradhelm.verify(attach(model, optimizer), steps=3)
+    loop(model, optimizer, after=lambda: clip(list(model.parameters())), steps=3)
+    assert found(check) == ["double"]
+    assert check.findings[0].where.startswith("tests/hook/test_verify.py:")
+
+
+def test_an_optimizer_in_a_wrapper_is_one_optimizer(model):
+    optimizer = UpdateClipped(optim.AdamW(model.parameters()))
+    check = gradhelm.verify(attach(model, optimizer), steps=4)
+    loop(model, optimizer)
+    assert check.findings == []
+
+
+def test_arguments_may_be_given_by_name(model):
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu")
+    check = gradhelm.verify(attach(model, optimizer), steps=2)
+    for loss in losses(model, 2):
+        optimizer.zero_grad()
+        torch.autograd.backward(tensors=scaler.scale(outputs=loss))
+        scaler.unscale_(optimizer=optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    assert (check.steps, check.findings) == (2, [])

@@ -159,9 +159,9 @@ def test_serve_refuses_an_old_schema_and_names_the_command(program: Program) -> 
     done = program.run("serve", "--port", str(program.port))
     assert done.returncode == 1
     assert "gradhelm db upgrade" in done.stderr
-    assert "none (this program needs 0001)" in program.run("db", "current").stdout
-    assert program.run("db", "upgrade").stdout.strip() == "revision none → 0001"
-    assert program.json("db", "current") == {"current": "0001", "needed": "0001"}
+    assert "none (this program needs 0002)" in program.run("db", "current").stdout
+    assert program.run("db", "upgrade").stdout.strip() == "revision none → 0002"
+    assert program.json("db", "current") == {"current": "0002", "needed": "0002"}
     program.start("serve")
     eventually(lambda: program.run("doctor").returncode == 0)
 

@@ -10,6 +10,7 @@ from support import Running
 from trainer import SCALARS, trainer
 
 from gradhelm import wire
+from gradhelm_server.api import ask
 from gradhelm_server.matrix import Reader, stride_for
 
 
@@ -261,3 +262,54 @@ def test_a_scalar_logged_before_a_resume_hides_nothing_of_before(server: Running
         again.send(20, again.rows([2.0] * 5))
     found = server.get(f"runs/{fake.run}/series", columns="global_norm")["columns"]
     assert found["global_norm"]["step"] == list(range(25))
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/octet-stream"])
+@pytest.mark.parametrize("what", ["series?columns=global_norm&last=4000", "heatmap?last=4000"])
+def test_a_closed_range_is_answered_once(server: Running, stored, what, kind) -> None:
+    """The same range a second time is a 304, also after more steps have come."""
+    run, *_ = stored
+    path = f"/api/v1/runs/{run}/{what}"
+    first = server.rest.get(path, headers={"Accept": kind})
+    tag = first.headers["ETag"]
+    assert (first.status_code, first.headers["Cache-Control"]) == (200, "private, no-cache")
+    again = server.rest.get(path, headers={"Accept": kind, "If-None-Match": f'"x", {tag}'})
+    assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
+    other = server.rest.get(f"{path}&points=7", headers={"Accept": kind, "If-None-Match": tag})
+    assert other.status_code == 200
+
+
+def test_an_open_range_is_answered_anew_when_there_is_more(server: Running) -> None:
+    with trainer(server.ws, server.token) as fake:
+        path = f"/api/v1/runs/{fake.run}/series?columns=global_norm"
+
+        def ask(query: str, tag: str = "") -> tuple[int, str]:
+            answer = server.rest.get(path + query, headers={"If-None-Match": tag})
+            return answer.status_code, answer.headers["ETag"]
+
+        fake.send(0, fake.rows([1.0] * 500))
+        (_, newest), (_, early) = ask(""), ask("&last=99")
+        assert (ask("", newest)[0], ask("&last=99", early)[0]) == (304, 304)
+        fake.send(500, fake.rows([1.0] * 100))
+        assert (ask("", newest)[0], ask("&last=99", early)[0]) == (200, 200)
+        fake.send(600, fake.rows([1.0] * 1000))
+        _, closed = ask("&last=99")
+        fake.send(1600, fake.rows([1.0] * 10))
+        assert ask("&last=99", closed)[0] == 304
+        # Another life of the trainer, from an older checkpoint, takes the same steps again.
+        with trainer(server.ws, server.token, run=fake.run, resume=True) as second:
+            second.send(50, second.rows([2.0] * 10))
+            assert ask("&last=99", closed)[0] == 200
+
+
+def test_too_much_for_one_answer_is_refused_with_what_would_do(
+    server: Running, monkeypatch
+) -> None:
+    monkeypatch.setattr(ask, "MAX_CELLS", 100)
+    with trainer(server.ws, server.token) as fake:
+        fake.send(0, fake.rows([1.0] * 60))
+        for path in ("series?columns=global_norm,threshold&", "heatmap?"):
+            answer = server.rest.get(f"/api/v1/runs/{fake.run}/{path}points=100")
+            assert answer.status_code == 422
+            assert "at most 50 points" in answer.json()["error"]["message"]
+            assert server.rest.get(f"/api/v1/runs/{fake.run}/{path}points=50").status_code == 200

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 
 import gradhelm_migrations
+from gradhelm_server.compactor import Compactor, Inbox
+from gradhelm_server.matrix import Reader
 from gradhelm_server.store import Store
 from gradhelm_server.tables import metadata
 
@@ -109,3 +113,65 @@ def test_the_migrations_make_the_tables_that_the_code_has(tmp_path: Path) -> Non
     assert gradhelm_migrations.current(url) is None
     gradhelm_migrations.upgrade(url)
     assert gradhelm_migrations.current(url) == gradhelm_migrations.head()
+
+
+def test_frames_of_the_first_schema_are_kept_and_become_tiles(tmp_path: Path) -> None:
+    """They stood column by column, and the layouts knew nothing of blocks."""
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    gradhelm_migrations.upgrade(url, "0001")
+    random = np.random.default_rng(0)
+    values = random.lognormal(size=(70, 11)).astype("<f4")
+    steps, times = np.arange(70, dtype="<u8"), np.arange(70, dtype="<f8")
+    run, segment = "01900000-0000-7000-8000-000000000000", "0" * 16
+    kinds = ["scalar", "scalar", *["norm"] * 9]
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        texts = ("name", "project", "note", "strategy", "host", "hook", "ended_why")
+        empty = dict.fromkeys(texts, "") | dict.fromkeys(("config", "limits", "recent"), "{}")
+        empty |= dict.fromkeys(("tags", "coded", "streams"), "[]") | {"stats": "{}"}
+        empty |= dict.fromkeys(("steps", "clipped", "nonfinite", "skipped"), 0)
+        row = {**empty, "id": run, "created_at": 0.0, "last_heard_at": 0.0, "sparkline": b""}
+        names = ", ".join(row)
+        marks = ", ".join(f":{name}" for name in row)
+        connection.execute(text(f"INSERT INTO runs ({names}) VALUES ({marks})"), row)
+        connection.execute(
+            text(
+                "INSERT INTO segments (run_id, segment, stream, ordinal, high_water, first_step, "
+                "last_step, created_at) VALUES (:run, :segment, '', 0, 1, 0, 69, 0)"
+            ),
+            {"run": run, "segment": segment},
+        )
+        connection.execute(
+            text(
+                "INSERT INTO columns (run_id, idx, name, kind, shape, dtype) "
+                "VALUES (:run, :idx, :name, :kind, '[]', '')"
+            ),
+            [{"run": run, "idx": i, "name": f"c{i}", "kind": k} for i, k in enumerate(kinds)],
+        )
+        connection.execute(
+            text("INSERT INTO layouts (run_id, layout, columns, stream) VALUES (:run, 0, :c, '')"),
+            {"run": run, "c": np.arange(11, dtype="<i4").tobytes()},
+        )
+        connection.execute(
+            text(
+                "INSERT INTO frames (run_id, segment, seq, layout, version, first_step, last_step, "
+                "steps, payload) VALUES (:run, :segment, 1, 0, 0, 0, 69, 70, :payload)"
+            ),
+            {
+                "run": run,
+                "segment": segment,
+                "payload": steps.tobytes() + times.tobytes() + values.T.tobytes(),
+            },
+        )
+    engine.dispose()
+    gradhelm_migrations.upgrade(url)
+    with closing(Store(url)) as store:
+        for compacted in (False, True):
+            if compacted:
+                Compactor(store, 600).compact(Inbox(run, segment, 0), over=True)
+            with store.reading() as connection:
+                reader = Reader(connection, run)
+                assert reader.layouts[0].spans(0) == [(0, 1), (1, 2), (2, 10), (10, 11)]
+                found = reader.series(list(range(11)), 0, 69, 1)
+            for column in range(11):
+                np.testing.assert_array_equal(found[column].mean, values[:, column])

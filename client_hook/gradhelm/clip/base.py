@@ -117,6 +117,8 @@ class Strategy:
     folds: bool = False
     """Whether the multiplication is left to a fused optimizer, see :class:`GlobalNorm`."""
     norm_type: float = 2.0
+    other_norm: bool = False
+    """Whether outcomes are told in another norm than the gradients' L2 norm."""
 
     def __init__(self, *, nonfinite: str = "propagate", **values: float) -> None:
         if nonfinite not in POLICIES:
@@ -129,6 +131,10 @@ class Strategy:
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value:g}" for name, value in self._values.items())
         return f"{self.name}({values})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is bound to nothing: neither to the parameters nor to their optimizer."""
+        return {**self.__dict__, "_bound": ()}
 
     def __getitem__(self, name: str) -> float:
         """The named value in force. Raises KeyError for a name that is not one."""
@@ -179,18 +185,27 @@ class Strategy:
 
     def reset(self, values: Mapping[str, float]) -> None:
         """Makes ``values`` all the named values there are, or changes nothing and raises."""
+        self._whole(values)
+        self._values = {name: self.validate(name, value) for name, value in values.items()}
+
+    def _whole(self, values: Mapping[str, float]) -> None:
+        """Raises ValueError unless ``values`` has this strategy's names, and all of them."""
+        known = self.parameters
         for name in values:
             if not self.accepts(name):
-                raise ValueError(f"{self.name} has no value called {name!r}")
-        self._values = {name: self.validate(name, value) for name, value in values.items()}
+                accepted = ", ".join(known) or "none"
+                raise ValueError(f"{self.name} has no value called {name!r}; accepted: {accepted}")
+        for name in known:
+            if name not in values:
+                raise ValueError(f"{self.name} needs a value for {name!r} as well")
 
     def state_dict(self) -> dict[str, Any]:
         """All that :meth:`load_state_dict` needs: the named values, and what was learned.
 
-        Numbers, lists and tensors only, so that ``torch.load(weights_only=True)`` reads it.
+        Numbers, texts, lists and tensors only, so that ``torch.load(weights_only=True)`` reads it.
         """
         state = {name: copy.deepcopy(getattr(self, name)) for name in self.state_names}
-        return {"values": dict(self._values), "state": state}
+        return {"strategy": type(self).__name__, "values": dict(self._values), "state": state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave: goes on as if never stopped.
@@ -203,12 +218,15 @@ class Strategy:
 
     def _read(self, state: Mapping[str, Any]) -> tuple[Mapping[str, float], Mapping[str, Any]]:
         """Named values and learned ones out of a state_dict of this strategy."""
-        try:
-            values, learned = state["values"], state["state"]
-            same = set(learned) == set(self.state_names)
-        except (KeyError, TypeError):
-            raise ValueError("state must be what state_dict() gave") from None
-        if not same:
+        known = state if isinstance(state, Mapping) else {}
+        values, learned = known.get("values"), known.get("state")
+        if not (isinstance(values, Mapping) and isinstance(learned, Mapping)):
+            raise ValueError("state must be what state_dict() gave")
+        own = type(self).__name__
+        kind = known.get("strategy", own)
+        if kind != own:
+            raise ValueError(f"state is of another strategy: it is a {kind}'s, and this is {own}")
+        if set(learned) != set(self.state_names):
             raise ValueError(
                 f"state is of another strategy: it has {sorted(learned)}, and {self.name} "
                 f"has {sorted(self.state_names)}"
@@ -243,11 +261,23 @@ class Strategy:
 
     def step(self, grads: Gradients) -> Outcome:
         """Clips ``grads`` in place, once it is settled what happens if they are not finite."""
+        if not self.takes_sparse and any(
+            p.grad is not None and p.grad.is_sparse for p in grads.parameters
+        ):
+            raise ValueError(
+                f"{self.name} cannot clip sparse gradients, and there are some; "
+                "use GlobalNorm or Value, or sparse=False"
+            )
         if self.nonfinite != "propagate":
             norms, total = grads.norm(self.norm_type)
             if not bool(torch.isfinite(total)):
                 return self._refuse(grads, norms, total)
-        return self.clip(grads)
+        outcome = self.clip(grads)
+        if not isinstance(outcome, Outcome):
+            raise TypeError(
+                f"{self.name}.clip must return an Outcome, not {type(outcome).__name__}"
+            )
+        return outcome
 
     def _refuse(self, grads: Gradients, norms: Tensor, total: Tensor) -> Outcome:
         if self.nonfinite == "raise":

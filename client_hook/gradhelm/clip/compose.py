@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Final
 
 import torch
@@ -71,13 +72,18 @@ class _Wrapper(Strategy):
     def range(self, name: str) -> Range:
         return super().range(name) if name in self.own_names else self.inner.range(name)
 
+    def validate(self, name: str, value: object) -> float:
+        own = name in self.own_names
+        return super().validate(name, value) if own else self.inner.validate(name, value)
+
     def set(self, **values: float) -> None:
         self.reset({**self.parameters, **values})
 
     def reset(self, values: Mapping[str, float]) -> None:
-        own = {name: self.validate(name, values[name]) for name in self.own_names if name in values}
+        self._whole(values)
+        own = {name: self.validate(name, values[name]) for name in self.own_names}
         self.inner.reset({name: v for name, v in values.items() if name not in self.own_names})
-        self._values |= own
+        self._values = own
 
     def bind(self, targets: Sequence[Target], optimizer: optim.Optimizer | None = None) -> None:
         self.inner.bind(targets, optimizer)
@@ -87,9 +93,9 @@ class _Wrapper(Strategy):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         values, learned = self._read(state)
-        if "inner" not in state:
+        if "inner" not in state or set(values) != set(self.own_names):
             raise ValueError(f"state is of another strategy: {self.name} has an inner one")
-        own = {name: self.validate(name, values[name]) for name in self.own_names}
+        own = {name: self.validate(name, value) for name, value in values.items()}
         self.inner.load_state_dict(state["inner"])
         self._values = own
         self._recall(learned)
@@ -124,6 +130,7 @@ class Schedule(_Wrapper):
         start: float = 1.0,
     ) -> None:
         super().__init__(strategy)
+        self.other_norm = strategy.other_norm
         if strategy.threshold_name is None:
             raise ValueError(f"strategy {strategy.name} has no threshold to schedule")
         if shape not in ("constant", "linear", "cosine", "step", "lr"):
@@ -149,15 +156,18 @@ class Schedule(_Wrapper):
         self.taken = 0
         self.first_lr: float | None = None
         self._optimizer: optim.Optimizer | None = None
-        self._fits(strategy.parameters)
+        self.validate(strategy.threshold_name, strategy[strategy.threshold_name])
 
     def __repr__(self) -> str:
         return f"Schedule({self.inner!r}, {self.shape!r})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_optimizer": None}
+
     @property
     def threshold(self) -> float | None:
-        base = self.inner.threshold
-        return None if base is None else base * self.now
+        with self._scheduled():
+            return self.inner.threshold
 
     @property
     def now(self) -> float:
@@ -173,8 +183,25 @@ class Schedule(_Wrapper):
             value *= self.start + (1 - self.start) * t / self.warmup
         return value
 
+    def validate(self, name: str, value: object) -> float:
+        """As for the inner strategy; and the schedule must not take the threshold out of its
+        range."""
+        base = super().validate(name, value)
+        if name != self.threshold_name:
+            return base
+        # The factors lie between these: the shapes and the warm-up each go one way.
+        ends = {1.0, self.factor if self.shape in _SHAPES else 1.0}
+        for end in {end * start for end in ends for start in (1.0, self.start)}:
+            try:
+                super().validate(name, base * end)
+            except ValueError as error:
+                raise ValueError(f"{error} (the schedule takes {base:g} times {end:g})") from None
+        return base
+
     def reset(self, values: Mapping[str, float]) -> None:
-        self._fits(values)
+        for name, value in values.items():
+            if self.accepts(name):
+                self.validate(name, value)
         super().reset(values)
 
     def bind(self, targets: Sequence[Target], optimizer: optim.Optimizer | None = None) -> None:
@@ -186,6 +213,16 @@ class Schedule(_Wrapper):
         self._optimizer = optimizer
 
     def clip(self, grads: Gradients) -> Outcome:
+        try:
+            with self._scheduled():
+                return self.inner.step(grads)
+        finally:
+            # Every step counts, refused ones as well: schedules of learning rates do the same.
+            self.taken += 1
+
+    @contextmanager
+    def _scheduled(self) -> Iterator[None]:
+        """Meanwhile the inner strategy has the value that the schedule gives it now."""
         name = self.threshold_name
         assert name is not None
         base = self.inner.parameters
@@ -193,11 +230,9 @@ class Schedule(_Wrapper):
         scaled = min(max(base[name] * self.now, sys.float_info.min), sys.float_info.max)
         self.inner.reset({**base, name: scaled})
         try:
-            return self.inner.step(grads)
+            yield
         finally:
             self.inner.reset(base)
-            # Every step counts, refused ones as well: schedules of learning rates do the same.
-            self.taken += 1
 
     def _lr_ratio(self) -> float:
         if self._optimizer is None:
@@ -207,21 +242,6 @@ class Schedule(_Wrapper):
         if self.first_lr is None:
             self.first_lr = float(group.get("initial_lr", lr))
         return lr / self.first_lr if self.first_lr else 1.0
-
-    def _fits(self, values: Mapping[str, float]) -> None:
-        """Raises ValueError when the schedule would take the threshold out of its range."""
-        name = self.threshold_name
-        assert name is not None
-        if name not in values:
-            return
-        base = self.inner.validate(name, values[name])
-        # The factors lie between these: the shapes and the warm-up each go one way.
-        ends = {1.0, self.factor if self.shape in _SHAPES else 1.0}
-        for end in {end * start for end in ends for start in (1.0, self.start)}:
-            try:
-                self.inner.validate(name, base * end)
-            except ValueError as error:
-                raise ValueError(f"{error} (the schedule takes {base:g} times {end:g})") from None
 
 
 class Ceiling(_Wrapper):
@@ -242,6 +262,10 @@ class Ceiling(_Wrapper):
     def __repr__(self) -> str:
         return f"Ceiling({self.inner!r}, {self['ceiling']:g})"
 
+    @property
+    def threshold(self) -> float | None:
+        return self._lower(self.inner.threshold)
+
     def clip(self, grads: Gradients) -> Outcome:
         first = self.inner.step(grads)
         if first.skipped:
@@ -249,7 +273,7 @@ class Ceiling(_Wrapper):
         limit = self._values["ceiling"]
         if not first.changed:
             norm = grads.global_norm
-        elif first.post_norm is not None and self.inner.norm_type == 2.0:
+        elif first.post_norm is not None and not self.inner.other_norm:
             norm = torch.tensor(first.post_norm, dtype=grads.global_norm.dtype)
         else:
             norm = Gradients(grads.tensors, grads.parameters).global_norm
@@ -258,13 +282,22 @@ class Ceiling(_Wrapper):
         bounds = first.coefficient is not None
         whole = first.coefficients is None and first.share is None
         return first._replace(
-            threshold=min(first.threshold or limit, limit) if bounds else first.threshold,
-            coefficient=(first.coefficient or 1.0) * factor if bounds or whole else None,
+            threshold=self._lower(first.threshold),
+            coefficient=(1.0 if first.coefficient is None else first.coefficient) * factor
+            if bounds or whole
+            else None,
             coefficients=None if first.coefficients is None else first.coefficients * factor,
             share=1.0 if lowered and first.share is not None else first.share,
             post_norm=norm.item() * factor,
             changed=first.changed or lowered,
         )
+
+    def _lower(self, threshold: float | None) -> float | None:
+        """The smaller one of ``threshold`` and the ceiling, where both bound the common norm."""
+        if self.per_parameter or self.counts_elements or self.inner.other_norm:
+            return threshold
+        ceiling = self._values["ceiling"]
+        return ceiling if threshold is None else min(threshold, ceiling)
 
 
 def _count(argument: str, value: object, least: int) -> int:

@@ -40,6 +40,7 @@ class Divided(Strategy):
         self.per_parameter_thresholds = any(  # type: ignore[misc]
             s.per_parameter_thresholds for s in strategies
         )
+        self.one_by_one = all(s.one_by_one for s in strategies)  # type: ignore[misc]
         self._members: list[list[int]] = []
 
     def __repr__(self) -> str:
@@ -77,7 +78,9 @@ class Divided(Strategy):
         return {**super().state_dict(), "rules": rules}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        rules = state.get("rules", {})
+        rules = state.get("rules") if isinstance(state, Mapping) else None
+        if not isinstance(rules, Mapping):
+            raise ValueError("state is of another strategy: clip is a dict or a list of several")
         if set(rules) != set(self._rules):
             raise ValueError(
                 f"state is of other rules: it has {sorted(rules)}, and clip has "
@@ -118,7 +121,7 @@ class Divided(Strategy):
                 thresholds[mine] = _each(outcome.thresholds, outcome.threshold, math.nan, norms)
             if outcome.share:
                 elements += outcome.share * sum(tensor.numel() for tensor in part.tensors)
-            if outcome.post_norm is None or strategy.norm_type != 2.0:
+            if outcome.post_norm is None or strategy.other_norm:
                 after = None
             elif after is not None:
                 # Of this part only its common norm is needed: on its first place, 0 on the others.

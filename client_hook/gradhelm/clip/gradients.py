@@ -30,13 +30,13 @@ _sparse = attrgetter("is_sparse")
 class Target(NamedTuple):
     """A parameter under the name it is shown by, and what a strategy may have to know of it.
 
-    sparse: its gradients are sparse. mask: gives its pruning mask, None when it is not pruned.
+    sparse: its gradients are sparse. mask: gives its pruning mask, None while it is not pruned.
     """
 
     name: str
     parameter: Tensor
     sparse: bool = False
-    mask: Callable[[], Tensor] | None = None
+    mask: Callable[[], Tensor | None] | None = None
 
 
 class Outcome(NamedTuple):

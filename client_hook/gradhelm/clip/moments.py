@@ -37,6 +37,11 @@ class ReadsState(Strategy):
     # Weak, because a run is kept for as long as its optimizer is.
     _optimizer: Callable[[], optim.Optimizer | None] = staticmethod(lambda: None)
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state.pop("_optimizer", None)
+        return state
+
     @property
     def optimizer(self) -> optim.Optimizer:
         """The optimizer whose state is read."""
@@ -232,6 +237,7 @@ class Preconditioned(ReadsState):
     """
 
     threshold_name: ClassVar[str | None] = "max_norm"
+    other_norm = True
     marks: ClassVar[tuple[str, ...]] = ("betas", "matrix_eps", "damping")
     accepted: ClassVar[str] = "Adam and its kin (exp_avg_sq), SOAP, Shampoo, K-FAC (A and G)"
 
@@ -355,4 +361,5 @@ def _kfac(state: dict[str, Any], group: Mapping[str, Any], grad: Tensor) -> Tens
 
 
 def _damped(factor: Tensor, root: float) -> Tensor:
-    return wide(factor) + root * torch.eye(len(factor), device=factor.device)
+    found = wide(factor)
+    return found + root * torch.eye(len(found), dtype=found.dtype, device=found.device)

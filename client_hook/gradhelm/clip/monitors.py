@@ -118,6 +118,10 @@ class UpdateClipped(optim.Optimizer):
     """
 
     def __init__(self, optimizer: optim.Optimizer, d: float = 1.0) -> None:
+        if not isinstance(optimizer, optim.Optimizer):
+            raise TypeError(
+                f"optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}"
+            )
         self.optimizer = optimizer
         self.monitor = UpdateRMS(d)
         self._bind()

@@ -53,6 +53,7 @@ class GlobalNorm(Strategy):
         self.norm_type = _norm_type(norm_type)
         self.exact = exact
         self.folds = not exact
+        self.other_norm = self.norm_type != 2.0
 
     def __repr__(self) -> str:
         exact = "" if self.exact else ", exact=False"
@@ -102,6 +103,12 @@ class Observe(GlobalNorm):
 
     def accepts(self, name: str) -> bool:
         return name == "max_norm"
+
+    def reset(self, values: Mapping[str, float]) -> None:
+        if values:
+            super().reset(values)
+        else:  # back to watching
+            self._values = {}
 
     def clip(self, grads: Gradients) -> Outcome:
         if self._values:

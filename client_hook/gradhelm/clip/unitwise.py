@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, optim
@@ -54,6 +54,10 @@ class AGC(Strategy):
         nonfinite: str = "propagate",
     ) -> None:
         super().__init__(clip_factor=clip_factor, eps=eps, nonfinite=nonfinite)
+        if not isinstance(exclude, Sequence):
+            raise TypeError(
+                f"exclude must be a pattern of names or a list of them, not {type(exclude).__name__}"
+            )
         self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         for pattern in self.exclude:
             if not isinstance(pattern, str):
@@ -64,6 +68,9 @@ class AGC(Strategy):
     def __repr__(self) -> str:
         shown = super().__repr__()
         return f"{shown[:-1]}, exclude={self.exclude!r})" if self.exclude else shown
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_targets": [], "_left": []}
 
     def bind(self, targets: Sequence[Target], optimizer: optim.Optimizer | None = None) -> None:
         super().bind(targets, optimizer)
@@ -144,7 +151,8 @@ def _norms(tensor: Tensor, wide: torch.dtype | None, whole: bool) -> Tensor:
 def _weight(target: Target) -> Tensor:
     """The parameter as its layer uses it."""
     weight: Tensor = target.parameter.detach()
-    return weight if target.mask is None else weight * target.mask()
+    mask = None if target.mask is None else target.mask()
+    return weight if mask is None else weight * mask
 
 
 def _beside(tensor: Tensor) -> tuple[int, ...]:

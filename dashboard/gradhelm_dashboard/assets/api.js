@@ -15,7 +15,7 @@ export class ApiError extends Error {
 async function ask(path, options = {}) {
   let answer;
   try {
-    answer = await fetch(BASE + path, { credentials: "same-origin", cache: "no-store", ...options });
+    answer = await fetch(BASE + path, { credentials: "same-origin", cache: "no-cache", ...options });
   } catch {
     throw new ApiError(0, "The server could not be reached.");
   }

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 
 from gradhelm import __version__
 
-from .. import accounts, runs
+from .. import accounts, retention, runs
 from ..auth import cookie_name
 from ..errors import ApiError
+from ..settings import Policy
 from ..state import identity_of
 from .ask import StateHere, number, read_json
 
@@ -55,6 +57,35 @@ async def log_out(state: StateHere, request: Request) -> Response:
     response = Response(status_code=204)
     response.delete_cookie(name)
     return response
+
+
+@router.post("/api/v1/prune")
+async def prune(state: StateHere, request: Request) -> dict[str, Any]:
+    """Remove what may go: deleted runs, and norms of single steps that are too old or too many.
+
+    Body: ``{"keep_steps": seconds, "quota": bytes of each project, "dry_run": false}``, by default
+    what the server is set to. Says how much it was, or, with ``dry_run``, how much it would be.
+    """
+    body = await read_json(request)
+    unknown = set(body) - {"keep_steps", "quota", "dry_run"}
+    if unknown:
+        raise ApiError(422, "bad_value", f"{sorted(unknown)[0][:60]}: not a field of this request")
+    dry = body.get("dry_run", False)
+    if not isinstance(dry, bool):
+        raise ApiError(422, "bad_value", "dry_run: expected true or false")
+    limits: dict[str, float] = {}
+    for name in ("keep_steps", "quota"):
+        if body.get(name) is not None:
+            limits[name] = number(name, body[name], "above 0")
+            if limits[name] <= 0:
+                raise ApiError(422, "bad_value", f"{name}: expected a number above 0")
+    own = state.settings.policy
+    asked = Policy(
+        limits.get("keep_steps", own.keep_steps),
+        int(limits["quota"]) if "quota" in limits else own.quota,
+    )
+    done = await anyio.to_thread.run_sync(lambda: retention.prune(state.store, asked, dry=dry))
+    return done.shown()
 
 
 @router.get("/api/v1/server")

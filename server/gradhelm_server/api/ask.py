@@ -16,7 +16,9 @@ from .. import runs
 from ..errors import ApiError
 from ..state import State, state_of
 
-MAX_POINTS = 20_000
+MAX_POINTS = 200_000
+MAX_CELLS = 8_000_000
+"""Buckets of all columns together in one answer: some 100 MB of numbers at the most."""
 
 StateHere = Annotated[State, Depends(state_of)]
 Points = Annotated[int, Query(ge=1, le=MAX_POINTS, description="At most so many buckets a column")]
@@ -54,6 +56,18 @@ def steps_asked(
     if first is not None and first < 0:
         first = max(highest + 1 + first, lowest)
     return row, found, lowest if first is None else max(first, lowest), high
+
+
+def few_enough(columns: int, first: int, last: int, stride: int) -> None:
+    """Raises ApiError 422 when so many columns of a range are too much for one answer."""
+    buckets = max(0, last // stride - first // stride + 1)
+    if columns * buckets > MAX_CELLS:
+        raise ApiError(
+            422,
+            "too_many",
+            f"points: {columns} columns of {buckets} buckets are more than {MAX_CELLS:,} numbers; "
+            f"ask for at most {max(1, MAX_CELLS // columns)} points",
+        )
 
 
 async def read_json(request: Request) -> dict[str, Any]:

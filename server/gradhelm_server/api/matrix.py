@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from typing import Annotated, Any
 
+import anyio.to_thread
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import Connection
@@ -16,8 +18,8 @@ from ..control import coded_of
 from ..errors import ApiError
 from ..matrix import Reader, Series, column_names, stride_for
 from ..patterns import matching
-from ..whatif import coefficients
-from .ask import First, Last, Points, StateHere, Stream, steps_asked
+from ..whatif import WhatIf
+from .ask import First, Last, Points, StateHere, Stream, few_enough, steps_asked
 
 router = APIRouter(prefix="/api/v1/runs/{run}", tags=["matrix"])
 BINARY = "application/octet-stream"
@@ -41,24 +43,34 @@ async def get_series(
 
     JSON, or float32 planes with ``Accept: application/octet-stream``.
     """
+    known = Known(request)
 
     def work(connection: Connection) -> tuple[dict[str, Series], int, int, int]:
         _, own, low, high = steps_asked(connection, run, stream, first, last)
         wanted = _indices(connection, run, columns, own)
-        stride = stride_for(low, high, points)
-        found = Reader(connection, run, segment).series(list(wanted.values()), low, high, stride)
-        return {name: found[index] for name, index in wanted.items()}, low, high, stride
+        reader = Reader(connection, run, segment)
+        indices = list(wanted.values())
+        stride = max(stride_for(low, high, points), reader.finest(indices, low, high))
+        few_enough(len(indices), low, high, stride)
+        known.by(reader.stamp(low, high), stride)
+        found = {} if known.same else reader.series(indices, low, high, stride)
+        return {n: found[index] for n, index in wanted.items() if found}, low, high, stride
 
     found, low, high, stride = await state.store.read(work)
+    if known.same:
+        return known.not_modified()
     if BINARY in request.headers.get("accept", ""):
-        return Response(_binary(found, low, high, stride), media_type=BINARY)
+        data = await anyio.to_thread.run_sync(_binary, found, low, high, stride)
+        return Response(data, media_type=BINARY, headers=known.headers)
     body = {
         "columns": {name: _as_json(series) for name, series in found.items()},
         "first": low,
         "last": high,
         "stride": stride,
     }
-    return Response(json.dumps(body, allow_nan=False), media_type="application/json")
+    return Response(
+        json.dumps(body, allow_nan=False), media_type="application/json", headers=known.headers
+    )
 
 
 @router.get("/heatmap")
@@ -77,25 +89,34 @@ async def get_heatmap(
     JSON, or float32 row by row with ``Accept: application/octet-stream`` and the shape in headers.
     """
 
+    known = Known(request)
+
     def work(connection: Connection) -> tuple[list[int], wire.FloatArray, int, int, int, int]:
         _, own, low, high = steps_asked(connection, run, stream, first, last)
         parameters = runs.parameters(connection, run, own)
         if match is not None:
             parameters = [p for p in parameters if matching(match, p["name"])]
-        stride = stride_for(low, high, points)
-        image, origin = Reader(connection, run).heatmap(
-            [p["column_index"] for p in parameters], low, high, stride
-        )
+        reader = Reader(connection, run)
+        indices = [p["column_index"] for p in parameters]
+        stride = max(stride_for(low, high, points), reader.finest(indices, low, high))
+        few_enough(len(indices), low, high, stride)
+        known.by(reader.stamp(low, high), stride, len(parameters))
+        if known.same:
+            return [], np.empty((0, 0), np.float32), 0, stride, low, high
+        image, origin = reader.heatmap(indices, low, high, stride)
         return [p["index"] for p in parameters], image, origin, stride, low, high
 
     rows, image, origin, stride, low, high = await state.store.read(work)
+    if known.same:
+        return known.not_modified()
     if BINARY in request.headers.get("accept", ""):
         shape = {"Rows": image.shape[0], "Buckets": image.shape[1], "Origin": origin}
         extent = {"Stride": stride, "First": low, "Last": high}
         return Response(
             image.tobytes(),
             media_type=BINARY,
-            headers={f"X-Gradhelm-{n}": str(v) for n, v in (shape | extent).items()},
+            headers=known.headers
+            | {f"X-Gradhelm-{n}": str(v) for n, v in (shape | extent).items()},
         )
     finite = np.isfinite(image)
     body = {
@@ -107,7 +128,9 @@ async def get_heatmap(
         "values": [_numbers(row) for row in np.where(finite, image, np.float32(np.nan))],
         "nonfinite": np.argwhere(np.isinf(image)).tolist(),
     }
-    return Response(json.dumps(body, allow_nan=False), media_type="application/json")
+    return Response(
+        json.dumps(body, allow_nan=False), media_type="application/json", headers=known.headers
+    )
 
 
 @router.get("/whatif")
@@ -130,7 +153,7 @@ async def get_whatif(
             raise ApiError(422, "bad_range", "window and first exclude each other")
         first = -window
 
-    def work(connection: Connection) -> tuple[int, int, wire.FloatArray, int]:
+    def work(connection: Connection) -> tuple[int, int, WhatIf]:
         row, own, low, high = steps_asked(connection, run, stream, first, last)
         if "clip_value" in {coded.threshold for coded in coded_of(row, own)}:
             raise ApiError(
@@ -138,36 +161,64 @@ async def get_whatif(
             )
         names = column_names(connection, run)
         prefix = f"{own}/" if own else ""
-        told = (prefix + "global_norm", prefix + "clipped")
-        wanted = [names[name] for name in told if name in names]
-        if len(wanted) < 2:
-            return low, high, np.empty(0, np.float32), 0
-        found = Reader(connection, run).series(wanted, low, high, 1)
-        norm, clipped = (found[index] for index in wanted)
-        return low, high, norm.mean, int(np.count_nonzero(clipped.mean > 0))
+        found = WhatIf(thresholds)
+        if {prefix + "global_norm", prefix + "clipped"} <= set(names):
+            reader = Reader(connection, run)
+            for norms in reader.values(names[prefix + "global_norm"], low, high):
+                found.see(norms)
+            for clipped in reader.values(names[prefix + "clipped"], low, high):
+                found.actual += int(np.count_nonzero(clipped > 0))
+        return low, high, found
 
-    low, high, norms, clipped = await state.store.read(work)
-    steps = len(norms)
-    results = []
-    for threshold in thresholds:
-        # A step with a non-finite norm is not clipped but spoiled; it counts as a step.
-        coefficient = coefficients(norms[np.isfinite(norms)], threshold)
-        count = int(np.count_nonzero(coefficient < 1))
-        results.append(
-            {
-                "max_norm": threshold,
-                "clipped": count,
-                "clip_fraction": count / steps if steps else None,
-                "mean_coef": float(coefficient.mean()) if len(coefficient) else None,
-            }
-        )
+    low, high, found = await state.store.read(work)
+    steps = found.steps
+    results = [
+        {
+            "max_norm": threshold,
+            "clipped": count,
+            "clip_fraction": count / steps if steps else None,
+            "mean_coef": total / found.finite if found.finite else None,
+        }
+        for threshold, count, total in zip(thresholds, found.clipped, found.total, strict=True)
+    ]
     return {
         "first": low,
         "last": high,
         "steps": steps,
-        "actual": {"clipped": clipped, "clip_fraction": clipped / steps if steps else None},
+        "actual": {
+            "clipped": found.actual,
+            "clip_fraction": found.actual / steps if steps else None,
+        },
         "results": results,
     }
+
+
+class Known:
+    """Whether the asker has the answer already: its ``ETag`` says what the answer is made of.
+
+    It is a weak one: means may round differently after what was read was compacted.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.tag = ""
+
+    def by(self, *made_of: object) -> None:
+        """What the answer is made of, beside what was asked."""
+        asked = (self._request.url.query, self._request.headers.get("accept", ""), *made_of)
+        self.tag = f'W/"{sha256(repr(asked).encode()).hexdigest()[:24]}"'
+
+    @property
+    def same(self) -> bool:
+        has = self._request.headers.get("if-none-match", "")
+        return has == "*" or self.tag in (tag.strip() for tag in has.split(","))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"ETag": self.tag, "Cache-Control": "private, no-cache", "Vary": "Accept"}
+
+    def not_modified(self) -> Response:
+        return Response(status_code=304, headers=self.headers)
 
 
 def _indices(connection: Connection, run: str, asked: str, stream: str) -> dict[str, int]:

@@ -1,0 +1,402 @@
+"""Writes docs/performance.md and its pictures from the results at hand, and nothing by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from . import place, plots
+from .plots import Bar, number
+from .targets import TARGETS, Results, judged
+
+DOCUMENT = place.ROOT / "docs" / "performance.md"
+PICTURES = place.ROOT / "docs" / "images" / "performance"
+PARTS = ("steps", "ingest", "reads", "live", "growth")
+
+INTRODUCTION = """# Performance
+
+Written by `python -m benchmarks report` from measurements that `make bench` repeats on your machine
+(Linux; about 25 minutes, hours with `ARGS="--large"`; `python -m benchmarks --help` names its
+parts). A point is one column's value at one step. Absolute times belong to the machine; ratios
+travel better. Every figure is a median, with its quartiles in brackets where they are told, and the
+thin line on a bar.
+
+What is compared logs the norms of all layers at every step, local and by its own documented means,
+each in an environment of its own with the same release of torch, with everything switched off that
+it does besides. Norms are computed for the others as leanly as can be written by hand:
+`torch._foreach_norm`, and one wait for all of them."""
+
+
+def write() -> None:
+    results: Results = {part: found for part in PARTS if (found := place.kept(part)) is not None}
+    if not results:
+        raise SystemExit(
+            "nothing was measured yet: python -m benchmarks steps ingest reads live growth"
+        )
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for old in PICTURES.glob("*.svg"):
+        old.unlink()
+    sections = [INTRODUCTION, _machine(results), _targets(results)]
+    sections += [SECTIONS[part](results[part]) for part in PARTS if part in results]
+    DOCUMENT.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    place.say(f"wrote {DOCUMENT.relative_to(place.ROOT)}")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _picture(name: str, text: str, svg: str) -> str:
+    (PICTURES / f"{name}.svg").write_text(svg, encoding="utf-8")
+    return f"![{text}](images/performance/{name}.svg)"
+
+
+def _spread(of: dict[str, float], unit: str = "", digits: int = 1) -> str:
+    low, median, high = (f"{of[name]:,.{digits}f}" for name in ("low", "median", "high"))
+    return f"{median}{unit} ({low}–{high})"
+
+
+def _bar(name: str, of: dict[str, float], kind: str = "theirs") -> Bar:
+    return Bar(name, of["median"], of["low"], of["high"], kind)
+
+
+def _kind(name: str) -> str:
+    return "ours" if name.startswith("gradhelm") else "theirs"
+
+
+def _missing(rows: Sequence[dict[str, Any]]) -> str:
+    reasons = sorted({f"{row['name']}: {row['why_not']}" for row in rows if "why_not" in row})
+    return "Not here: " + "; ".join(reasons) + "." if reasons else ""
+
+
+def _versions(rows: Sequence[dict[str, Any]]) -> str:
+    named = sorted({f"{row['name']} {row['version']}" for row in rows if row["version"]})
+    return "Releases: " + ", ".join(named) + "."
+
+
+def _machine(results: Results) -> str:
+    rows = []
+    for part, found in results.items():
+        on = found["machine"]
+        versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+        rows.append(
+            [
+                part,
+                found["date"],
+                f"`{found['command']}`",
+                f"{on['processor']}, {on['cores']} cores, {on['memory']}, {on['system']}, "
+                f"load {on['load']} at the end",
+                versions,
+            ]
+        )
+    return "## Where and when\n\n" + _table(
+        ["part", "date", "command", "machine", "versions"], rows
+    )
+
+
+def _targets(results: Results) -> str:
+    rows = [[t.what, t.target, *judged(t, results)] for t in TARGETS]
+    return (
+        "## Targets\n\nHeld or missed is decided by the program, from the figures below. What a clip "
+        "with all norms costs beside torch's own is measured by `python -m benchmarks.hook`, and that "
+        "the weights are the same by `python -m benchmarks.identity`.\n\n"
+        + _table(["what", "target", "measured", "to the best peer", ""], rows)
+    )
+
+
+# -- parts ----------------------------------------------------------------------------------------
+
+
+def _steps(found: dict[str, Any]) -> str:
+    parts = [
+        "## Added to a training step\n\nBlocks of steps with a bare `clip_grad_norm_` and with the "
+        "logger, in random order in one process, one torch thread. CPU is of all processes, the "
+        "server included."
+    ]
+    for job, rows in found["jobs"].items():
+        there = [row for row in rows if "why_not" not in row]
+        if not there:
+            continue
+        there.sort(key=lambda row: float(row["added_ms"]["median"]))
+        bare = there[0]["bare_ms"]
+        parts += [
+            f"### {job}\n\n{there[0]['columns']} parameter tensors; a step with the bare clip takes "
+            f"{_spread(bare, ' ms')}.",
+            _table(
+                ["logger", "ms added", "% of the step", "CPU ms/step"],
+                (
+                    [
+                        row["name"],
+                        _spread(row["added_ms"], digits=2),
+                        _spread(row["added_percent"]),
+                        f"{row['cpu_ms']:.2f}",
+                    ]
+                    for row in there
+                ),
+            ),
+            _picture(
+                f"steps-{job.split()[0]}",
+                f"Milliseconds added to a step, {job}",
+                plots.bars(
+                    f"Added to a training step, {job}",
+                    "ms added per step",
+                    [_bar(row["name"], row["added_ms"], _kind(row["name"])) for row in there],
+                ),
+            ),
+        ]
+    everybody = [row for rows in found["jobs"].values() for row in rows]
+    return "\n\n".join(filter(None, [*parts, _versions(everybody), _missing(everybody)]))
+
+
+def _ingest(found: dict[str, Any]) -> str:
+    peers = [row for row in found["peers"] if "why_not" not in row]
+    peers.sort(key=lambda row: -float(row["points_per_second"]["median"]))
+    rows, rate, cost, disk = [], [], [], []
+    for name, own in found["gradhelm"].items():
+        size = own["bytes_per_point"]
+        rows.append(
+            [
+                name,
+                number(own["points_per_second"]["median"]),
+                number(own["settled_points_per_second"]["median"]),
+                _spread(own["settled_cpu_per_million"], digits=3),
+                _spread(size, digits=2) if size else "–",
+            ]
+        )
+        rate.append(_bar(name, own["points_per_second"], "ours"))
+        cost.append(_bar(name, own["settled_cpu_per_million"], "ours"))
+        if size:
+            disk.append(_bar(name, size, "ours"))
+    for row in peers:
+        per_second = number(row["points_per_second"]["median"])
+        rows.append(
+            [
+                row["name"],
+                per_second,
+                per_second,
+                _spread(row["cpu_per_million"], digits=1),
+                _spread(row["bytes_per_point"], digits=0),
+            ]
+        )
+        rate.append(_bar(row["name"], row["points_per_second"]))
+        cost.append(_bar(row["name"], row["cpu_per_million"]))
+        disk.append(_bar(row["name"], row["bytes_per_point"]))
+    for name, limit in found["limits"].items():
+        rows.append(
+            [
+                f"*{name}*",
+                number(limit["points_per_second"]["median"]),
+                "",
+                _spread(limit["cpu_per_million"], digits=3),
+                "",
+            ]
+        )
+        rate.append(_bar(name, limit["points_per_second"], "limit"))
+    told = found["command_ms"]
+    return "\n\n".join(
+        filter(
+            None,
+            [
+                "## Taking values in\n\nOne trainer sends as fast as it is allowed to, over the socket, "
+                f"{found['columns']} columns, to `gradhelm up` as a process of its own, until every "
+                "frame is acknowledged, which it is once committed; *settled* counts until the server "
+                "has nothing left to do either. The others are fed 200 columns in their own process, "
+                "until they say that they are finished. In italics, what the parts can do without "
+                "anything around them. Disk is everything that was written. Text files (DVCLive, "
+                "Lightning's CSV) are shown and not counted as peers: they keep nothing that can be "
+                "asked for.",
+                _table(
+                    ["", "points/s", "settled", "CPU s per million", "bytes/point"],
+                    rows,
+                ),
+                _picture(
+                    "ingest",
+                    "Points per second",
+                    plots.bars("Taken in", "points per second", rate, logarithmic=True),
+                ),
+                _picture(
+                    "cpu",
+                    "CPU per million points",
+                    plots.bars(
+                        "CPU, both sides", "seconds per million points", cost, logarithmic=True
+                    ),
+                ),
+                _picture("disk", "Bytes per point", plots.bars("On disk", "bytes per point", disk)),
+                f"While one trainer floods the server, a change of another one's threshold reaches it "
+                f"after {told['p50']:.1f} ms (p99 {told['p99']:.1f} ms, of {told['n']}).",
+                _missing(found["peers"]),
+            ],
+        )
+    )
+
+
+def _reads(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            row["name"],
+            _spread(row["server_ms"]),
+            _spread(row["http_ms"]),
+            f"{row['first_ms']:.1f}",
+            f"{row['bytes'] / 1e6:.2f} MB" + (f" in {n}" if (n := row["requests"]) > 1 else ""),
+        ]
+        for row in found["gradhelm"]
+    ]
+    peers = [row for row in found["peers"] if "table" in row]
+    theirs = [
+        [
+            row["name"],
+            row["by"],
+            f"{_spread(row['series']['ms'])} of {row['series']['steps']:,}",
+            f"{_spread(row['table']['ms'])} of {row['table']['steps']:,}",
+        ]
+        for row in peers
+    ]
+    table = next(
+        row
+        for row in found["gradhelm"]
+        if row["name"].startswith("200 columns × 1,000 buckets, 5,000")
+    )
+    parts = [
+        "## Reading\n\nOf runs of 200 layers, in binary where there is a binary form (what-if: JSON, a "
+        "run of one layer). *Server* is the application called without a socket, *HTTP* is over "
+        "loopback, *first* the first time that it was asked for.",
+        _table(["gradhelm", "server ms", "HTTP ms", "first ms", "answer"], rows),
+        "The others by their own means, warm: every value of one column of up to 100,000 steps, and "
+        "200 columns at about 1,000 values each of up to 5,000 steps; as many steps as they took in "
+        "the time that was given.",
+        _table(["", "by", "one column: ms, of steps", "200 columns: ms, of steps"], theirs),
+    ]
+    if peers:
+        bars = [_bar("gradhelm, server", table["server_ms"], "ours")]
+        bars += [_bar("gradhelm, HTTP", table["http_ms"], "ours")]
+        bars += [_bar(row["name"], row["table"]["ms"]) for row in peers]
+        picture = plots.bars("200 columns at 1,000 points", "ms", bars, logarithmic=True)
+        parts.append(_picture("reads", "Milliseconds to read 200 columns", picture))
+    return "\n\n".join(filter(None, [*parts, _missing(found["peers"])]))
+
+
+def _live(found: dict[str, Any]) -> str:
+    opened = found["open"]
+    rows = [
+        [
+            "optimizer step → pixel",
+            *(f"{found['pixel_ms'][n]:.0f} ms" for n in ("p50", "p99", "max")),
+        ],
+        ["`PUT` → applied", *(f"{found['applied_ms'][n]:.0f} ms" for n in ("p50", "p99", "max"))],
+        [
+            "main thread of the page per update",
+            *(f"{found['update_ms'][n]:.1f} ms" for n in ("p50", "p99", "max")),
+        ],
+    ]
+    return "\n\n".join(
+        [
+            "## Live\n\nA training process with the hook, 200 layers at "
+            f"{1000 / found['step_ms']['median']:.0f} steps/s, a server, and the page in Chromium "
+            "without a GPU. A step counts as seen at the frame after the one that drew it.",
+            _table(["", "p50", "p99", "max"], rows),
+            f"{found['updates_per_second']:.1f} updates a second, JavaScript takes "
+            f"{found['script_ms']:.1f} ms of each; {found['undrawn_steps']} steps were never drawn. "
+            f"A run of {opened['steps']:,} steps opens with its first paint after "
+            f"{opened['paint_ms']['median']:.0f} ms and its charts after "
+            f"{opened['charts_ms']['median']:.0f} ms; {opened['page_bytes']['median'] / 1e6:.2f} MB "
+            f"of page and {opened['data_bytes']['median'] / 1e6:.2f} MB of numbers came over the "
+            "network.",
+        ]
+    )
+
+
+def _growth(found: dict[str, Any]) -> str:
+    def line(part: str, across: str, name: str, scale: float = 1.0) -> list[tuple[float, float]]:
+        return [(row[across], row[name] * scale) for row in found[part]]
+
+    def loads(part: str, across: str) -> str:
+        return _table(
+            [
+                across,
+                "points/s offered",
+                "stored",
+                "acknowledged p50 · p99",
+                "seen p50 · p99",
+                "server",
+            ],
+            (
+                [
+                    f"{row[across]:,}",
+                    number(row["offered_per_second"]),
+                    number(row["points_per_second"]),
+                    _tail(row["ack_ms"]),
+                    _tail(row["view_ms"]),
+                    f"{row['server_memory'] / 2**20:.0f} MB, {row['server_fds']} files, "
+                    f"{row['server_threads']} threads, {row['server_cpu']:.2f} cores",
+                ]
+                for row in found[part]
+            ),
+        )
+
+    read = {
+        "20 columns": line("steps", "steps", "series_ms"),
+        "heatmap": line("steps", "steps", "heatmap_ms"),
+        "what-if": line("steps", "steps", "whatif_ms"),
+    }
+    acks = {
+        name: [(row["runs"], row["ack_ms"][name]) for row in found["runs"] if row["ack_ms"]]
+        for name in ("p50", "p99")
+    }
+    views = {
+        name: [(row["viewers"], row["view_ms"][name]) for row in found["viewers"] if row["view_ms"]]
+        for name in ("p50", "p99")
+    }
+    return "\n\n".join(
+        [
+            "## Growth",
+            "### Layers\n\nOne trainer as fast as it may, frames of 64 steps or as many as fit.",
+            _table(
+                ["layers", "points/s", "bytes/point", "server", "heatmap of 1,000 steps"],
+                (
+                    [
+                        f"{row['layers']:,}",
+                        number(row["points_per_second"]),
+                        f"{row['bytes_per_point']:.2f}",
+                        f"{row['memory'] / 2**20:.0f} MB",
+                        f"{row['heatmap_ms']:.1f} ms",
+                    ]
+                    for row in found["layers"]
+                ),
+            ),
+            "### Steps\n\nRuns of 20 layers; over HTTP.",
+            _picture(
+                "steps-stored",
+                "Milliseconds to read, by steps",
+                plots.lines("Reading runs that grow", "steps of the run", "ms", read),
+            ),
+            "### Runs\n\nSimulated trainers of 300 layers at 10 steps/s each, by `gradhelm bench load`, "
+            "on the server's own machine.",
+            loads("runs", "runs"),
+            _picture(
+                "runs",
+                "Milliseconds to the acknowledgement, by runs",
+                plots.lines("Acknowledged", "runs at the same time", "ms", acks),
+            ),
+            "### Viewers\n\nOf 20 runs of 200 layers; seen is from the step to the viewer's socket.",
+            loads("viewers", "viewers"),
+            _picture(
+                "viewers",
+                "Milliseconds from step to viewer, by viewers",
+                plots.lines("Seen", "viewers at the same time", "ms", views),
+            ),
+        ]
+    )
+
+
+def _tail(of: dict[str, float] | None) -> str:
+    return "–" if of is None else f"{of['p50']:.0f} · {of['p99']:.0f} ms"
+
+
+SECTIONS = {
+    "steps": _steps,
+    "ingest": _ingest,
+    "reads": _reads,
+    "live": _live,
+    "growth": _growth,
+}
