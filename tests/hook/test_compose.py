@@ -486,3 +486,36 @@ def test_a_copy_of_a_strategy_goes_on_from_there_and_is_bound_to_nothing(make, c
         one(model.parameters(), reads)
         found.append([p.grad.clone() for p in model.parameters()])
     assert all(torch.equal(p, q) for p, q in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
+    "strict", [PerParameterNorm(1.0, nonfinite="raise"), Schedule(Value(0.1, nonfinite="raise"))]
+)
+def test_a_part_that_raises_does_so_before_any_part_is_clipped(strict):
+    model = nn.ModuleDict({"a": nn.Linear(3, 2), "b": nn.Linear(3, 2)})
+    run = gradhelm.attach(model, clip={"a.*": GlobalNorm(0.1), "b.*": strict}, mode="disabled")
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    model["b"].bias.grad[0] = math.inf
+    before = [p.grad.clone() for p in model.parameters()]
+    with pytest.raises(RuntimeError, match="non-finite"):
+        run.clip()
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), before, strict=True))
+    run.close()
+
+
+def test_a_call_without_a_run_tells_what_it_did():
+    p = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([p])
+    strategy = SpikeAware(reset_every=25, warmup=10)
+    assert strategy.outcome is None
+    for _ in range(26):
+        p.grad = torch.ones(3)
+        strategy([p], optimizer)
+        optimizer.step()
+    assert strategy.resets == 1
+    assert 0 < strategy.outcome.lr_scale < 0.2
+    clip = GlobalNorm(0.5)
+    clip([p])
+    assert clip.outcome.changed
+    assert clip.outcome.coefficient == pytest.approx(0.5 / (3**0.5 + 1e-6))

@@ -116,6 +116,8 @@ class Strategy:
     takes_complex: ClassVar[bool] = True
     folds: bool = False
     """Whether the multiplication is left to a fused optimizer, see :class:`GlobalNorm`."""
+    outcome: Outcome | None = None
+    """What the last call without a run measured and did; None before the first."""
     norm_type: float = 2.0
     other_norm: bool = False
     """Whether outcomes are told in another norm than the gradients' L2 norm."""
@@ -259,6 +261,16 @@ class Strategy:
         """Clips ``grads`` in place; called without gradient recording."""
         raise NotImplementedError
 
+    def admit(self, grads: Gradients) -> None:
+        """Raises RuntimeError when ``grads`` are not finite and the policy is to raise then.
+
+        For who has several strategies clip parts of a step: asks before any has changed its part.
+        """
+        if self.nonfinite == "raise":
+            norms, total = grads.norm(self.norm_type)
+            if not bool(torch.isfinite(total)):
+                self._refuse(grads, norms, total)
+
     def step(self, grads: Gradients) -> Outcome:
         """Clips ``grads`` in place, once it is settled what happens if they are not finite."""
         if not self.takes_sparse and any(
@@ -340,7 +352,7 @@ class Strategy:
         grads = Gradients.of(parameters)
         if grads is None:
             return torch.tensor(0.0)
-        outcome = self.step(grads)
+        outcome = self.outcome = self.step(grads)
         if outcome.skipped:
             for p in parameters:
                 p.grad = None

@@ -88,6 +88,9 @@ class _Wrapper(Strategy):
     def bind(self, targets: Sequence[Target], optimizer: optim.Optimizer | None = None) -> None:
         self.inner.bind(targets, optimizer)
 
+    def admit(self, grads: Gradients) -> None:
+        self.inner.admit(grads)
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "inner": self.inner.state_dict()}
 

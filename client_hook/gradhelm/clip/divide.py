@@ -97,22 +97,15 @@ class Divided(Strategy):
 
     def clip(self, grads: Gradients) -> Outcome:
         norms, total = grads.norms, grads.global_norm
-        where = None if grads.places is None else {p: i for i, p in enumerate(grads.places)}
         parts: list[Outcome | None] = []
         coefficients = torch.ones_like(norms) if self.per_parameter else None
         thresholds = torch.full_like(norms, math.nan) if self.per_parameter_thresholds else None
         after: Tensor | None = norms.clone()
         elements = 0.0
-        for strategy, members in zip(self._rules.values(), self._members, strict=True):
-            places = None
-            mine = members
-            if where is not None:
-                places = [k for k, member in enumerate(members) if member in where]
-                mine = [where[members[k]] for k in places]
-            if not mine:
+        for strategy, (mine, part) in zip(self._rules.values(), self._shares(grads), strict=True):
+            if part is None:
                 parts.append(None)
                 continue
-            part = grads.part(mine, places)
             outcome = strategy.step(part)
             parts.append(outcome)
             if coefficients is not None:
@@ -144,6 +137,25 @@ class Divided(Strategy):
             lr_scale=min((part.lr_scale for part in told), default=1.0),
             parts=tuple(parts),
         )
+
+    def _shares(self, grads: Gradients) -> list[tuple[list[int], Gradients | None]]:
+        """Which of the gradients are each strategy's, and these; None where it has none.
+
+        Raises RuntimeError when one of them is to raise, before any of them has clipped.
+        """
+        where = None if grads.places is None else {p: i for i, p in enumerate(grads.places)}
+        shares: list[tuple[list[int], Gradients | None]] = []
+        for strategy, members in zip(self._rules.values(), self._members, strict=True):
+            places = None
+            mine = members
+            if where is not None:
+                places = [k for k, member in enumerate(members) if member in where]
+                mine = [where[members[k]] for k in places]
+            part = grads.part(mine, places) if mine else None
+            if part is not None:
+                strategy.admit(part)
+            shares.append((mine, part))
+        return shares
 
 
 class Patterns(Divided):

@@ -120,7 +120,7 @@ class SpikeAware(ReadsAdam):
     v is Adam's ``exp_avg_sq`` before the step, not bias-corrected. Every ``reset_every`` steps the
     moments become 0 (amsgrad's maximum too); from that step on the learning rate rises along a
     cosine for ``warmup`` steps: an outcome's ``lr_scale``. A run applies it for that one step; who
-    clips without a run multiplies it in. In the first 20 steps, and in those after a reset, nothing
+    clips without a run finds it in ``outcome`` and multiplies it in. In the first 20 steps, and in those after a reset, nothing
     is clipped. Counted are the steps that it was asked to clip.
 
     theta: 5000. reset_every: 500, above 20. warmup: 150; 0 for none.
