@@ -88,7 +88,7 @@ def test_a_server_that_dies_loses_nothing_that_was_acknowledged(program: Program
         program.kill()
         program.start()
         before = max(run["steps"] for run in program.json("runs")["runs"])
-        eventually(lambda: all_beyond(before + 100), 30)
+        eventually(lambda: all_beyond(before + 100), 90)
         load.send_signal(signal.SIGINT)
         output, complaint = load.communicate(timeout=60)
     told = json.loads(output)

@@ -21,6 +21,7 @@ import torch
 from support import Program, Running, eventually, running
 
 import gradhelm
+from gradhelm_server.tiles import unpack_index
 
 pytestmark = pytest.mark.joined
 
@@ -176,17 +177,20 @@ def training(program: Program, steps: int, pace: float) -> Iterator[tuple[str, P
 
 
 def stored_steps(program: Program, run: str) -> list[int]:
-    """Straight from the database file: the steps of every frame of the clip's scalars."""
+    """Straight from the database file: the steps of the clip's scalars, in tiles and in frames."""
     with sqlite3.connect(program.home / "gradhelm.db") as database:
-        rows = database.execute(
+        tiles = database.execute(
+            "SELECT payload FROM tiles WHERE run_id = ? AND layout = 0 AND level = 0 AND block = -1 "
+            "ORDER BY id",
+            (run,),
+        ).fetchall()
+        frames = database.execute(
             "SELECT payload, steps FROM frames WHERE run_id = ? AND layout = 0 ORDER BY seq",
             (run,),
-        )
-        return [
-            step
-            for payload, count in rows
-            for step in np.frombuffer(payload, "<u8", count).tolist()
-        ]
+        ).fetchall()
+    parts = [unpack_index(payload)[0] for (payload,) in tiles]
+    parts += [np.frombuffer(payload, "<u8", count) for payload, count in frames]
+    return [step for part in parts for step in part.tolist()]
 
 
 def test_the_server_killed_mid_run_costs_training_nothing_and_no_point(program: Program) -> None:
