@@ -40,11 +40,12 @@ FLAGS = [
 
 WATCH = """
 window.seen = [];
+window.watched = true;
 (function look(before) {
   const { drawn, lastStep } = window.gradhelm ?? {};
   // The frame that follows a drawing is the first that can show it.
   if (drawn !== before) requestAnimationFrame(() => seen.push([lastStep, Date.now()]));
-  requestAnimationFrame(() => look(drawn));
+  if (window.watched) requestAnimationFrame(() => look(drawn));
 })();
 """
 
@@ -192,10 +193,14 @@ def _watch(page: Page, browser: Any, seconds: float) -> tuple[list[list[float]],
         return {metric["name"]: metric["value"] for metric in got}
 
     page.evaluate("seen.length = 0")
+    page.wait_for_timeout(1000 * seconds)
+    seen: list[list[float]] = page.evaluate("seen")
+    # Watching asks for every frame there is, which the page by itself does not.
+    page.evaluate("watched = false")
+    page.wait_for_timeout(500)
     before, drawn = metrics(), page.evaluate("gradhelm.drawn")
     page.wait_for_timeout(1000 * seconds)
     after, updates = metrics(), page.evaluate("gradhelm.drawn") - drawn
-    seen: list[list[float]] = page.evaluate("seen")
     # Traced apart, since tracing takes time of its own.
     browser.start_tracing(page=page, categories=["devtools.timeline", "toplevel"])
     page.wait_for_timeout(1000 * min(seconds, 20.0))

@@ -36,6 +36,18 @@ export function binSize(steps, most) {
   return size;
 }
 
+/** How often each level occurs in a view's cells, of at most about `most` of them. */
+export function histogram({ levels, width, indexes, order }, most) {
+  const counts = new Uint32Array(256);
+  const every = Math.max(1, Math.floor((indexes.length * order.length) / most));
+  for (let k = 0; k < indexes.length; k++) {
+    const base = indexes[k] * width;
+    // From another row at each step, or the same few would always be left out.
+    for (let i = k % Math.min(every, order.length); i < order.length; i += every) counts[levels[base + i]]++;
+  }
+  return counts;
+}
+
 /** The levels between which nearly all cells lie: the 0.5 and 99.9 percentiles of a histogram. */
 export function levelRange(histogram) {
   let total = 0;

@@ -4,8 +4,11 @@ import { gutters } from "./chart.js";
 import { make } from "./dom.js";
 import * as heat from "./heat.js";
 import * as numbers from "./numbers.js";
+import { Picture } from "./picture.js";
 
 const AXIS = 22;
+/** Milliseconds for which the range of the colours, and the medians, are not looked at again. */
+const CALM = 1000;
 
 /** How tall the map is drawn, from how many rows it has. */
 export function mapHeight(rows, wide) {
@@ -16,9 +19,10 @@ export class Heatmap {
   #canvas = null;
   #tip = null;
   #line = null;
-  #picture = document.createElement("canvas");
+  #picture = new Picture();
   #medians = null;
   #medianAge = 0;
+  #rangeAge = 0;
   #tables = new Map();
   #view = null;
   #pointer = null;
@@ -75,51 +79,34 @@ export class Heatmap {
   }
 
   #paint(ctx, view, theme, plotWidth, plotHeight, left) {
-    const { steps, indexes, order } = view;
-    const rows = order.length;
-    if (!indexes.length || !rows) return null;
+    const rows = view.order.length;
+    if (!view.indexes.length || !rows) return null;
     const stepsShown = Math.max(1, view.high - view.low + 1);
     const cells = stepsShown / view.stride;
     // Single steps against their median are mostly noise: wider bins, and their mean.
     const size = heat.binSize(cells, view.relative ? plotWidth / 5 : plotWidth) * view.stride;
-    const origin = Math.floor(view.low / size);
-    const bins = Math.floor(view.high / size) - origin + 1;
+    const first = Math.floor(view.low / size);
     const lines = Math.min(rows, Math.round(plotHeight * (devicePixelRatio || 1)));
-    const binOf = new Uint32Array(indexes.length);
-    const histogram = new Uint32Array(256);
-    const sampled = Math.max(1, Math.floor((indexes.length * rows) / 60_000));
-    let tick = 0;
-    for (let k = 0; k < indexes.length; k++) {
-      binOf[k] = Math.floor(steps[k] / size) - origin;
-      const base = indexes[k] * view.width;
-      for (let i = tick; i < rows; i += sampled) histogram[view.levels[base + i]]++;
-      tick = (tick + 1) % Math.min(sampled, rows);
-    }
-    const range = this.#range(histogram, view);
-    const medians = view.relative ? this.#median(view) : null;
-    const image = new ImageData(bins, lines);
-    const bad = heat.paint({
-      ...view, binOf, bins, lines, medians, range,
+    const range = this.#range(view);
+    this.#picture.update(view, {
+      first, last: Math.floor(view.high / size), size, lines, range,
+      medians: view.relative ? this.#median(view) : null,
       table: this.#table(view.relative ? "relative" : "absolute", theme.theme),
-      out: new Uint32Array(image.data.buffer),
     });
-    this.#picture.width = bins;
-    this.#picture.height = lines;
-    this.#picture.getContext("2d").putImageData(image, 0, 0);
     ctx.save();
     ctx.beginPath();
     ctx.rect(left, 0, plotWidth, plotHeight);
     ctx.clip();
     ctx.imageSmoothingEnabled = false;
     const perStep = plotWidth / Math.max(1, view.high - view.low);
-    const from = left + (origin * size - view.low) * perStep;
-    ctx.drawImage(this.#picture, from, 0, bins * size * perStep, plotHeight);
+    const from = left + (first * size - view.low) * perStep;
+    this.#picture.draw(ctx, from, size * perStep, plotHeight);
     // One step is a pixel or less in most windows; one that is not finite must be seen all the same.
     ctx.fillStyle = heat.magenta(theme.theme);
     const [wide, tall] = [Math.max(4, size * perStep), Math.max(3, plotHeight / lines)];
-    for (const place of bad) {
-      const x = from + ((place % bins) + 0.5) * size * perStep;
-      const y = (Math.floor(place / bins) + 0.5) * (plotHeight / lines);
+    for (const [bin, line] of this.#picture.bad()) {
+      const x = from + (bin + 0.5) * size * perStep;
+      const y = (line + 0.5) * (plotHeight / lines);
       ctx.fillRect(x - wide / 2, y - tall / 2, wide, tall);
     }
     ctx.restore();
@@ -129,9 +116,12 @@ export class Heatmap {
   }
 
   /** Moves only when the data leave it, so that colours keep their meaning while one looks. */
-  #range(histogram, view) {
-    const wanted = heat.levelRange(histogram);
-    const same = this.range && this.rangeOf === view.source
+  #range(view) {
+    const now = performance.now();
+    if (this.rangeOf === view.source && now - this.#rangeAge < CALM) return this.range;
+    this.#rangeAge = now;
+    const wanted = heat.levelRange(heat.histogram(view, 60_000));
+    const same = this.rangeOf === view.source
       && Math.abs(this.range[0] - wanted[0]) < 12 && Math.abs(this.range[1] - wanted[1]) < 12;
     if (!same) {
       this.range = wanted;
@@ -143,7 +133,7 @@ export class Heatmap {
   /** Each row's median over the window, looked at once a second. */
   #median(view) {
     const now = performance.now();
-    if (this.#medians?.length === view.width && now - this.#medianAge < 1000 && this.medianOf === view.source) {
+    if (this.#medians?.length === view.width && now - this.#medianAge < CALM && this.medianOf === view.source) {
       return this.#medians;
     }
     this.#medianAge = now;

@@ -15,6 +15,8 @@ export class Matrix {
     this.rows = rows;
     this.capacity = capacity;
     this.length = 0;
+    /** The lowest step of which a norm was written since whoever draws set this; see picture.js. */
+    this.dirtyFrom = Infinity;
     this.steps = new Float64Array(2 * capacity);
     this.scalars = new Map();
     this.norms = new Float32Array(2 * capacity * rows);
@@ -72,6 +74,7 @@ export class Matrix {
     const at = row * this.rows + index;
     this.bits[at] = bits;
     this.levels[at] = level(bits, this.norms[at]);
+    if (this.steps[row] < this.dirtyFrom) this.dirtyFrom = this.steps[row];
   }
 
   /** The norms of one row, as a view. */
