@@ -17,6 +17,8 @@ ASSETS: Final = Path(__file__).parent / "assets"
 
 # early.js sets the colours before the first paint; it is a file because the page's content
 # security policy lets no inline script run but Dash's own.
+# main.js begins to fetch a run's data before Dash has put the page together, and its modules are
+# asked for together instead of one after the other has been read.
 INDEX: Final = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -27,6 +29,8 @@ INDEX: Final = """<!DOCTYPE html>
 <link rel="icon" type="image/svg+xml" href="/assets/logo.svg">
 <script src="/assets/early.js"></script>
 <script src="/assets/cells.js"></script>
+<script type="module" async src="/assets/main.js"></script>
+<!--modules-->
 {%css%}
 <link rel="stylesheet" href="/assets/vendor/fonts.css">
 <link rel="stylesheet" href="/assets/vendor/icons.css">
@@ -37,10 +41,16 @@ INDEX: Final = """<!DOCTYPE html>
 <body>
 {%app_entry%}
 <footer>{%config%}{%scripts%}{%renderer%}</footer>
-<script type="module" src="/assets/main.js"></script>
 </body>
 </html>
-"""
+""".replace(
+    "<!--modules-->",
+    "\n".join(
+        f'<link rel="modulepreload" href="/assets/{file.relative_to(ASSETS).as_posix()}">'
+        for file in sorted([*ASSETS.glob("*.js"), *ASSETS.glob("vendor/*.js")])
+        if file.name not in ("early.js", "cells.js", "main.js")
+    ),
+)
 
 ACCENT: Final = [
     "#eef0ff", "#dfe2fd", "#bcc2f8", "#98a1f4", "#7984f0",

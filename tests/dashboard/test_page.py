@@ -65,7 +65,48 @@ def test_every_address_is_answered_by_the_shell(client: httpx.Client, path: str)
     answer = client.get(path)
     assert answer.status_code == 200
     assert "<title>gradhelm</title>" in answer.text
-    assert '<script type="module" src="/assets/main.js">' in answer.text
+    assert '<script type="module" async src="/assets/main.js">' in answer.text
+
+
+def test_a_page_brings_the_scripts_that_it_uses_and_asks_for_its_modules_at_once(
+    client: httpx.Client,
+) -> None:
+    pages = {path: client.get(path).text for path in ("/", f"/runs/{RUN}")}
+    assert "/dash_ag_grid/" in pages["/"]
+    assert "/dash_ag_grid/" not in pages[f"/runs/{RUN}"]
+    for text in pages.values():
+        assert "polyfill" not in text
+        assert "/dash_renderer." in text
+        modules = set(re.findall(r'rel="modulepreload" href="/assets/([^"]+)"', text))
+        used = {"main.js"}
+        for name in [*modules, "main.js"]:
+            used |= {
+                f"{'vendor/' if 'vendor' in path else ''}{path.rpartition('/')[2]}"
+                for path in re.findall(r'from "(\./[^"]+)"', (ASSETS / name).read_text())
+            }
+        assert used == modules | {"main.js"}
+
+
+def test_scripts_are_sent_compressed_to_those_who_take_that(client: httpx.Client) -> None:
+    sources = re.findall(r'src="([^"]+)"', client.get(f"/runs/{RUN}").text)
+    weight = 0
+    for source in sources:
+        plain = client.get(source, headers={"Accept-Encoding": "identity"})
+        packed = client.get(source, headers={"Accept-Encoding": "gzip"})
+        assert packed.content == plain.content
+        assert packed.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
+        if len(plain.content) >= 500:
+            assert packed.headers["content-encoding"] == "gzip"
+            assert "content-encoding" not in plain.headers
+            weight += int(packed.headers["content-length"])
+    assert weight < 800_000
+    etag = client.get("/assets/run.js", headers={"Accept-Encoding": "gzip"}).headers["etag"]
+    again = client.get("/assets/run.js", headers={"If-None-Match": etag})
+    assert again.status_code == 304
+    font = client.get("/assets/vendor/inter-latin-wght-normal.woff2")
+    assert "content-encoding" not in font.headers
+    missing = client.get("/assets/nothing.js")
+    assert missing.status_code == 404
 
 
 def test_a_deep_link_has_its_callbacks_at_the_first_request(client: httpx.Client) -> None:

@@ -2,10 +2,15 @@
 
 import { getServer, signOut } from "./api.js";
 import { $, connection, say } from "./dom.js";
-import { startRun } from "./run.js";
+import { openRun, startRun } from "./run.js";
 import { startRuns } from "./runs.js";
 
 window.gradhelm = { frames: 0, points: 0, drawn: 0, connected: false, lastStep: null };
+
+// Before there is a page: Dash takes longer to put it together than the server to answer.
+const address = /^\/runs\/([^/]+)\/?$/.exec(location.pathname);
+const opening = address ? openRun(decodeURIComponent(address[1])) : undefined;
+opening?.catch(() => null); // told by startRun, which waits for it too
 
 async function account() {
   try {
@@ -22,7 +27,7 @@ async function account() {
 
 function started() {
   if ($("run-page")) {
-    startRun($("run-page").dataset.run);
+    startRun($("run-page").dataset.run, opening);
   } else if ($("runs-page")) {
     startRuns();
   } else if ($("missing-page")) {
@@ -40,5 +45,5 @@ if (!started()) {
   const watch = new MutationObserver(() => {
     if (started()) watch.disconnect();
   });
-  watch.observe(document.body, { childList: true, subtree: true });
+  watch.observe(document, { childList: true, subtree: true });
 }

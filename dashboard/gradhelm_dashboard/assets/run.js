@@ -1,6 +1,6 @@
 // The page of one run: joins the stream, the two charts, the panel and the lists.
 
-import { getControl, getEvents, getHeatmap, getRun, getSeries } from "./api.js";
+import { ApiError, getControl, getEvents, getHeatmap, getRun, getSeries } from "./api.js";
 import { Chart, legendItem } from "./chart.js";
 import { Painter } from "./coalesce.js";
 import { $, STATUS, attribute, colours, connection, icon, make, say, show } from "./dom.js";
@@ -19,21 +19,38 @@ import * as views from "./views.js";
 const ENDED = ["finished", "failed", "stopped"];
 const REFETCH = 3000;
 
-export async function startRun(id) {
+/**
+ * Begins to fetch a run: itself, its socket, its newest steps. This needs no document yet; what is
+ * heard before `attend(handlers)` waits for it.
+ */
+export async function openRun(id) {
+  const run = await getRun(id);
+  const names = (run.streams ?? []).map((stream) => stream.name);
+  const wanted = new URLSearchParams(location.search).get("stream");
+  const optimizer = names.indexOf(wanted) > 0 ? wanted : null;
+  const heard = [];
+  const on = { change: () => null };
+  for (const name of ["run", "control", "event", "state"]) on[name] = (...words) => heard.push([name, words]);
+  const stream = new Stream(id, optimizer, on);
+  const attend = (handlers) => {
+    Object.assign(on, handlers);
+    for (const [name, words] of heard.splice(0)) on[name](...words);
+  };
+  return { run, optimizer, stream, attend };
+}
+
+export async function startRun(id, opening = openRun(id)) {
   connection("connecting", "Connecting…");
-  let run;
   try {
-    run = await getRun(id);
+    return new RunPage(id, await opening);
   } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
     if (error.status === 404) return state("unplug", "No such run", "It may have been deleted, or the address is incomplete.");
     if (error.status === 401) return undefined;
-    state("unplug", "The run could not be loaded", `${error.message ?? error} Trying again.`);
+    state("unplug", "The run could not be loaded", `${error.message} Trying again.`);
     connection("closed", "Disconnected");
     return setTimeout(() => startRun(id), 3000);
   }
-  const names = (run.streams ?? []).map((stream) => stream.name);
-  const wanted = new URLSearchParams(location.search).get("stream");
-  return new RunPage(id, run, names.indexOf(wanted) > 0 ? wanted : null);
 }
 
 /** Instead of the page: what is the matter, and a way on. */
@@ -49,10 +66,11 @@ function state(symbol, title, text) {
 }
 
 class RunPage {
-  /** `optimizer`: the one that is shown, null for the run's first. */
-  constructor(id, run, optimizer) {
+  /** `opened`: of openRun; its `optimizer` is the one that is shown, null for the run's first. */
+  constructor(id, { run, optimizer, stream, attend }) {
     this.id = id;
     this.optimizer = optimizer;
+    this.stream = stream;
     this.run = run = seenBy(run, optimizer);
     show("run-state", false);
     show("run-body", true);
@@ -90,7 +108,7 @@ class RunPage {
     this.panel.setRun(run);
     getControl(id).then((control) => this.panel.setControl(control), () => null);
     this.loadEvents();
-    this.stream = new Stream(id, optimizer, {
+    attend({
       run: (fresh) => this.setRun(fresh),
       control: (control) => this.panel.setControl(control),
       event: (event) => this.concerns(event) && this.events.add([event]),

@@ -12,9 +12,14 @@ from . import missing, run, runs
 _RUN = re.compile(r"/runs/([^/]+)/?")
 
 
+def tables(pathname: str) -> bool:
+    """Whether the page at ``pathname`` draws a table with the grid."""
+    return pathname in ("/", "/runs", "/runs/")
+
+
 def page_for(pathname: str) -> Component:
     """The page at ``pathname``."""
-    if pathname in ("/", "/runs", "/runs/"):
+    if tables(pathname):
         return runs.page()
     if match := _RUN.fullmatch(pathname):
         return run.page(unquote(match[1]))
