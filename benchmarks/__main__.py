@@ -17,6 +17,7 @@ from . import place
 from .contenders import CONTENDERS
 
 PARTS = {
+    "hook": "what a clip with all norms costs, beside torch's own clip",
     "ingest": "how fast values are taken, what that costs, and how much disk they need",
     "reads": "how long it takes to read them again",
     "steps": "what logging adds to a training step",

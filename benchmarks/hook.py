@@ -1,60 +1,57 @@
-"""What the hook costs the trainer: ``python -m benchmarks.hook [--json PATH] [--quick]``
+"""Part: what a clip with all norms and the hand-off costs, beside torch's own clip.
 
 Each comparison runs in one process, its sides in random order, on the same gradients, which are
 allocated anew before each side as ``zero_grad`` has it. Ratios are taken within a round, and told as
 the median over all rounds with its quartiles, so that a busy neighbour meets both sides. What an
 optimizer's step takes without any clip is taken off both.
-
-Rows are told against the targets; nothing here passes or fails.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import random
-import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
-from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 import gradhelm
 from gradhelm.clip import GlobalNorm
 
+from .place import Asked, say
+
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: ``value`` with its quartiles, the same in CPU time of the training thread, and
-    what it should be at most."""
+    """One figure with its quartiles; ``cpu`` is the same in CPU time of the training thread."""
 
     what: str
     where: str
-    value: float
+    median: float
     low: float
     high: float
     cpu: float | None
     unit: str
-    target: float | None
 
-    def __str__(self) -> str:
-        figure = f"{self.value:9.3f} {self.unit:9} [{self.low:.3f} .. {self.high:.3f}]"
-        cpu = "" if self.cpu is None else f"cpu {self.cpu:.3f}"
-        met = "" if self.target is None else f"target {self.target:g}"
-        mark = "" if self.target is None else "met" if self.value <= self.target else "MISSED"
-        return f"{self.what:34} {self.where:20} {figure:42} {cpu:11} {met:13} {mark}"
+
+def measure(asked: Asked) -> dict[str, Any]:
+    times = 3 if asked.large else 1
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = []
+        for row in chain(clip_rows(400 * times), fold_rows(300 * times), sender_rows(300 * times)):
+            found.append(row)
+            say(f"{row.where}, {row.what}: {row.median:.3f} {row.unit}")
+    finally:
+        torch.set_num_threads(threads)
+    return {"rows": [asdict(row) for row in found]}
 
 
 # -- models ---------------------------------------------------------------------------------------
@@ -195,15 +192,20 @@ def clip_rows(rounds: int) -> Iterator[Row]:
                 for _ in source.batches():
                     pass
 
-        large = sum(p.numel() for p in parameters) > 10_000_000
-        times = interleave(sides, prepare, max(10, rounds // 15) if large else rounds)
-        for side, target in (("clips nothing", 0.55), ("clips", 1.0 if large else 0.8)):
+        times = interleave(sides, prepare, _fewer(rounds, parameters))
+        for side in ("clips nothing", "clips"):
             figures = ratio(times, side, f"bare, {side}", "nothing")
-            yield Row(f"a step that {side}", where, *figures, "of bare", target)
+            yield Row(side, where, *figures, "of bare")
         handoff = sources[0].handoff()
-        for name, target in (("p50", 10.0), ("p99", 50.0)):
+        for name in ("p50", "p99"):
             value = handoff[f"handoff_{name}_us"]
-            yield Row(f"hand-off, {name}", where, value, value, value, None, "us", target)
+            yield Row(f"hand-off, {name}", where, value, value, value, None, "µs")
+
+
+def _fewer(rounds: int, parameters: list[nn.Parameter]) -> int:
+    """Large models take long, and are measured well in a few rounds."""
+    large = sum(p.numel() for p in parameters) > 10_000_000
+    return max(10, rounds // 15) if large else rounds
 
 
 def fold_rows(rounds: int) -> Iterator[Row]:
@@ -225,83 +227,10 @@ def fold_rows(rounds: int) -> Iterator[Row]:
             model = nn.ParameterList(parameters)
             gradhelm.attach(model, optimizer, clip=strategy, mode="disabled")
         sides = {"plain": plain.step, "bare": bare, "exact": exact.step, "folded": folded.step}
-        few = max(10, rounds // 15) if len(parameters) == 99 else rounds
-        times = interleave(sides, lambda _, fresh=fresh: fresh(), few)
-        yield Row(
-            "clips, fused, exact=False",
-            where,
-            *ratio(times, "folded", "bare", "plain"),
-            "of bare",
-            0.75,
-        )
-        yield Row(
-            "clips, fused, exact", where, *ratio(times, "exact", "bare", "plain"), "of bare", None
-        )
-
-
-def stream_rows(steps: int) -> Iterator[Row]:
-    """Whole training steps that stream to a server, against the same steps with the bare clip."""
-    with server() as (url, token, process):
-        for where, most in (("75 tensors, 2.9 M", 0.0), ("200 tensors, 1.2 M", 0.5)):
-            yield from _streamed(where, most, steps, url, token, process)
-
-
-def _streamed(
-    where: str, most: float, steps: int, url: str, token: str, process: int
-) -> Iterator[Row]:
-    text = torch.randint(1000, (4, 33))
-    sides: dict[str, Callable[[], object]] = {}
-    run = None
-    for side in ("bare", "hook"):
-        torch.manual_seed(0)
-        model = MODELS[where]()
-        optimizer = optim.SGD(model.parameters(), lr=1e-4)
-        if side == "hook":
-            run = gradhelm.attach(model, optimizer, max_norm=1.0, server=url, token=token)
-
-        def step(model=model, optimizer=optimizer, side=side) -> None:
-            optimizer.zero_grad()
-            logits = model(text[:, :-1])
-            cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten()).backward()
-            if side == "bare":
-                clip_grad_norm_(model.parameters(), 1.0, foreach=True)
-            optimizer.step()
-
-        sides[side] = step
-    assert run is not None
-    interleave(sides, lambda _: None, 5)
-    time.sleep(1.5)  # the run is known to the server, and its first frames are on their way
-    times = interleave(sides, lambda _: None, steps)
-    # What runs beside the training thread does so all the time, so that here the hook has it alone.
-    others = -(time.process_time() - time.thread_time()), -_cpu_of(process)
-    for _ in range(steps):
-        sides["hook"]()
-    others = others[0] + time.process_time() - time.thread_time(), others[1] + _cpu_of(process)
-    run.close()
-    each = 1000 / steps
-    added = [h[0] / b[0] - 1 for h, b in zip(times["hook"], times["bare"], strict=True)]
-    mine = [h[1] - b[1] for h, b in zip(times["hook"], times["bare"], strict=True)]
-    own = statistics.median(mine)
-    base = statistics.median(b[1] for b in times["bare"])
-    low, middle, high = (100 * part for part in statistics.quantiles(added, n=4))
-    yield Row(
-        "streaming, time of a step", where, middle, low, high, 100 * own / base, "% added", most
-    )
-    low, middle, high = (1000 * part for part in statistics.quantiles(mine, n=4))
-    rest = sum(others) * each
-    yield Row(
-        "streaming, CPU of all processes",
-        where,
-        middle + rest,
-        low + rest,
-        high + rest,
-        None,
-        "ms/step",
-        0.5,
-    )
-    for who, spent in zip(("its other threads", "the server"), others, strict=True):
-        value = spent * each
-        yield Row(f"  of it {who}", where, value, value, value, None, "ms/step", None)
+        times = interleave(sides, lambda _, fresh=fresh: fresh(), _fewer(rounds, parameters))
+        for name, side in (("exact=False", "folded"), ("exact", "exact")):
+            figures = ratio(times, side, "bare", "plain")
+            yield Row(f"clips, fused AdamW, {name}", where, *figures, "of bare")
 
 
 def sender_rows(frames: int) -> Iterator[Row]:
@@ -338,103 +267,4 @@ def sender_rows(frames: int) -> Iterator[Row]:
             spent.append(1e6 * (time.thread_time() - cpu))
             outbox.ack(1 << 40)
         low, middle, high = statistics.quantiles(spent, n=4)
-        yield Row("sender, a frame of 10 steps", where, middle, low, high, None, "us CPU", None)
-
-
-def import_rows(times: int) -> Iterator[Row]:
-    """``import gradhelm`` in a process that has torch already, and all that ``attach`` needs."""
-    program = (
-        "import sys, time, torch; before = set(sys.modules); started = time.perf_counter()\n"
-        "import gradhelm; {more}\n"
-        "taken = time.perf_counter() - started\n"
-        "rooms = ('gradhelm_server', 'gradhelm_dashboard', 'fastapi', 'uvicorn', 'sqlalchemy')\n"
-        "new = {{name.split('.')[0] for name in set(sys.modules) - before}}\n"
-        "print(taken, len(new & {{*rooms, 'dash', 'alembic', 'starlette'}}))"
-    )
-    for what, more in (("import gradhelm", "0"), ("import, and look at attach", "gradhelm.attach")):
-        found = []
-        with tempfile.TemporaryDirectory() as kept:  # bytecode, as it is kept by default
-            # The first round only writes it.
-            for _ in range(times + 1):
-                environment = {**os.environ, "PYTHONPYCACHEPREFIX": kept}
-                environment.pop("PYTHONDONTWRITEBYTECODE", None)
-                command = [sys.executable, "-c", program.format(more=more)]
-                told = subprocess.check_output(command, env=environment, text=True).split()
-                found.append((1000 * float(told[0]), int(told[1])))
-        low, middle, high = statistics.quantiles([taken for taken, _ in found[1:]], n=4)
-        yield Row(what, "beyond torch", middle, low, high, None, "ms", 60.0)
-        packages = max(count for _, count in found)
-        yield Row("server packages", what, packages, packages, packages, None, "", 0.0)
-
-
-# -- the server -----------------------------------------------------------------------------------
-
-
-@contextmanager
-def server() -> Iterator[tuple[str, str, int]]:
-    """``gradhelm up`` in a process of its own: its URL, its token and its process id."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory() as home:
-        environment = {**os.environ, "GRADHELM_HOME": home}
-        command = [sys.executable, "-m", "gradhelm", "up", "--port", str(port)]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-        try:
-            token = Path(home, "token")
-            while not (token.exists() and _listens(port)):
-                if process.poll() is not None:
-                    raise RuntimeError("the server did not start")
-                time.sleep(0.1)
-            yield url, token.read_text().strip(), process.pid
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def _cpu_of(process: int) -> float:
-    """CPU seconds that another process has used; 0 where there is no /proc to ask."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def rows(quick: bool = False) -> Iterator[Row]:
-    """All figures, as they are found."""
-    part = 10 if quick else 1
-    yield from clip_rows(400 // part)
-    yield from fold_rows(300 // part)
-    yield from sender_rows(300 // part)
-    yield from stream_rows(400 // part)
-    yield from import_rows(2 if quick else 7)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.hook", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the rows there as well")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the rounds")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, Python {sys.version.split()[0]}, one thread", flush=True)
-    found = []
-    for row in rows(options.quick):
-        found.append(row)
-        print(row, flush=True)
-    if options.json is not None:
-        options.json.write_text(json.dumps([asdict(row) for row in found], indent=1))
-
-
-if __name__ == "__main__":
-    main()
+        yield Row("sender, a frame of 10 steps", where, middle, low, high, None, "µs CPU")

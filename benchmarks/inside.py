@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from gradhelm_server.app import Service
+from gradhelm_server.process import keep_memory
 from gradhelm_server.settings import ServerSettings
 from gradhelm_server.store import Store
 
@@ -79,6 +80,7 @@ async def answer(
 
 
 def main() -> None:
+    keep_memory()
     settings = ServerSettings.read(os.environ)
     with closing(Store(settings.database_url)) as store:
         service = Service(settings, store)

@@ -25,11 +25,13 @@ from gradhelm import wire
 from .rollup import SIZES, Piece
 from .tables import columns as columns_table
 from .tables import frames, layouts, segments, tiles
-from .tiles import BUCKETS, INDEX, unpack_buckets, unpack_columns, unpack_index
+from .tiles import BUCKETS, INDEX, unpack_buckets, unpack_column, unpack_columns, unpack_index
 
 Indices = npt.NDArray[np.int64]
 BLOCKS = 8
 """Blocks that are one at the levels from 2 on."""
+TOGETHER = 16
+"""Tiles of which a single column is handed out at once: what the processor's cache holds."""
 CLOSED = 1000
 """Steps after which nobody logs a scalar for a step any more."""
 
@@ -62,6 +64,24 @@ _TILES: Final = select(
     tiles.c.first >= func.coalesce(_start.scalar_subquery(), bindparam("b_first")),
     tiles.c.first <= bindparam("b_last"),
     tiles.c.last >= bindparam("b_first"),
+)
+_LAYOUTS: Final = select(layouts).where(layouts.c.run_id == bindparam("b_run"))
+_SEGMENTS: Final = (
+    select(
+        segments.c.segment,
+        segments.c.stream,
+        segments.c.first_step,
+        segments.c.last_step,
+        segments.c.kept_since,
+        segments.c.high_water,
+    )
+    .where(segments.c.run_id == bindparam("b_run"), segments.c.first_step.is_not(None))
+    .order_by(segments.c.ordinal, segments.c.stream)
+)
+_COLUMNS: Final = (
+    select(columns_table.c.name, columns_table.c.idx)
+    .where(columns_table.c.run_id == bindparam("b_run"))
+    .order_by(columns_table.c.idx)
 )
 _INBOX: Final = (
     select(frames.c.payload, frames.c.steps)
@@ -155,45 +175,13 @@ def stride_for(first: int, last: int, points: int) -> int:
     return stride
 
 
-def stretches(
-    connection: Connection,
-    run: str,
-    first: int,
-    last: int,
-    segment: str | None = None,
-    stream: str = "",
-) -> list[Stretch]:
-    """Which segment holds which steps (those of ``stream``) of a range, in the order of steps."""
-    query = (
-        select(
-            segments.c.segment, segments.c.first_step, segments.c.last_step, segments.c.kept_since
-        )
-        .where(
-            segments.c.run_id == run,
-            segments.c.stream == stream,
-            segments.c.first_step.is_not(None),
-        )
-        .order_by(segments.c.ordinal.desc())
-    )
-    if segment is not None:
-        query = query.where(segments.c.segment == segment)
-    found: list[Stretch] = []
-    before = last  # what a newer segment holds hides the older ones
-    for name, begin, end, kept in connection.execute(query):
-        low, high = max(first, begin), min(before, end)
-        if low <= high:
-            found.append(Stretch(name, low, high, kept))
-        before = min(before, begin - 1)
-    return found[::-1]
-
-
 def layouts_of(connection: Connection, run: str) -> dict[int, Layout]:
     """The layouts of a run by their numbers."""
     return {
         row.layout: Layout(
             np.frombuffer(row.columns, "<i4"), np.frombuffer(row.blocks, "<i4"), row.stream
         )
-        for row in connection.execute(select(layouts).where(layouts.c.run_id == run))
+        for row in connection.execute(_LAYOUTS, {"b_run": run})
     }
 
 
@@ -205,6 +193,7 @@ class Reader:
         self.run = run
         self.segment = segment
         self.layouts = layouts_of(connection, run)
+        self.segments = connection.execute(_SEGMENTS, {"b_run": run}).all()
         self.streams: dict[str, list[int]] = {}
         for number, layout in self.layouts.items():
             self.streams.setdefault(layout.stream, []).append(number)
@@ -245,15 +234,34 @@ class Reader:
         return image, origin * stride
 
     def values(self, column: int, first: int, last: int) -> Iterator[wire.FloatArray]:
-        """All that a column holds in a range of steps, in their order, a tile at a time."""
-        for stream, mine in self.streams.items():
-            for layout in mine:
-                at = np.flatnonzero(self.layouts[layout].columns == column)
-                if not len(at):
-                    continue
-                for part in stretches(self.connection, self.run, first, last, self.segment, stream):
-                    for _, values in self._steps(part, layout, at):
-                        yield values[:, 0]
+        """All that a column holds in a range of steps, in their order, many at a time."""
+        for layout, at, part in self._holding(column, first, last):
+            ((block, width, (take,), _),) = self.layouts[layout].blocks(at, 0)
+            rows = self._tile_rows(part, layout, 0, [block], part.first, part.last)
+            whole = [row for row in rows if part.first <= row.first and row.last <= part.last]
+            # Of the first and the last tile there may be more than was asked for.
+            end = whole[0].first - 1 if whole else part.last
+            for _, values in self._tiled_steps(replace(part, last=end), layout, at):
+                yield values[:, 0]
+            for begin in range(0, len(whole), TOGETHER):
+                some = whole[begin : begin + TOGETHER]
+                sizes = [row.size for row in some]
+                yield unpack_column([row.payload for row in some], width, int(take), sizes)
+            if whole and rows[-1] is not whole[-1]:
+                rest = replace(part, first=whole[-1].last + 1)
+                for _, values in self._tiled_steps(rest, layout, at):
+                    yield values[:, 0]
+            for _, _, values in self._inbox(part, layout, at):
+                yield values[:, 0]
+
+    def ones(self, column: int, first: int, last: int) -> int:
+        """How many steps of a range have a one in a column of zeros and ones."""
+        found = 0
+        for layout, at, part in self._holding(column, first, last):
+            # By buckets whose means, kept in float32, still tell a one more from a one less.
+            for piece in self._pieces(part, layout, at, SIZES[6]):
+                found += int(np.rint(piece.total).sum())
+        return found
 
     def rows(
         self, part: Stretch, layout: int, at: Indices
@@ -271,25 +279,27 @@ class Reader:
             found.append((steps, times, values))
         return [row for row in found if len(row[0])]
 
+    def stretches(self, first: int, last: int, stream: str) -> list[Stretch]:
+        """Which segment holds which steps (those of ``stream``) of a range, in their order."""
+        found: list[Stretch] = []
+        before = last  # what a newer segment holds hides the older ones
+        for row in reversed(self.segments):
+            if row.stream != stream or self.segment not in (None, row.segment):
+                continue
+            low, high = max(first, row.first_step), min(before, row.last_step)
+            if low <= high:
+                found.append(Stretch(row.segment, low, high, row.kept_since))
+            before = min(before, row.first_step - 1)
+        return found[::-1]
+
     def stamp(self, first: int, last: int) -> tuple[object, ...]:
         """What the answers about a range follow from: equal stamps, equal answers.
 
         A range is closed once there are steps behind it; what is logged late for its last steps
         still changes it, so a range ends only when CLOSED more steps were taken.
         """
-        rows = self.connection.execute(
-            select(
-                segments.c.segment,
-                segments.c.stream,
-                segments.c.first_step,
-                segments.c.last_step,
-                segments.c.high_water,
-            )
-            .where(segments.c.run_id == self.run, segments.c.first_step.is_not(None))
-            .order_by(segments.c.ordinal, segments.c.stream)
-        )
         found: list[object] = [first, last]
-        for segment, stream, begin, end, high_water in rows:
+        for segment, stream, begin, end, _, high_water in self.segments:
             if begin <= last and end >= first:
                 closed = end >= last + CLOSED
                 found.append((segment, stream, begin, last if closed else (end, high_water)))
@@ -299,15 +309,29 @@ class Reader:
         """The finest stride that these columns can be read with: 1, but where their steps were
         dropped and only buckets are left."""
         finest = 1
+        if not any(row.kept_since for row in self.segments):
+            return finest
         for stream, mine in self.streams.items():
             for layout in mine:
                 at = np.flatnonzero(np.isin(self.layouts[layout].columns, wanted))
                 if not self.layouts[layout].droppable(at):
                     continue
-                for part in stretches(self.connection, self.run, first, last, self.segment, stream):
+                for part in self.stretches(first, last, stream):
                     if part.first < part.kept:
                         finest = SIZES[1]
         return finest
+
+    def _holding(
+        self, column: int, first: int, last: int
+    ) -> Iterator[tuple[int, Indices, Stretch]]:
+        """Where a column is in a range of steps: layout, its place in there, and the stretch."""
+        for stream, mine in self.streams.items():
+            for layout in mine:
+                at = np.flatnonzero(self.layouts[layout].columns == column)
+                if not len(at):
+                    continue
+                for part in self.stretches(first, last, stream):
+                    yield layout, at, part
 
     # -- how it is put together -------------------------------------------------------------------
 
@@ -323,7 +347,7 @@ class Reader:
             ]
             if not held:
                 continue
-            parts = stretches(self.connection, self.run, first, last, self.segment, stream)
+            parts = self.stretches(first, last, stream)
             for layout, at in held:
                 pieces = [p for part in parts for p in self._pieces(part, layout, at, stride)]
                 if pieces:
@@ -427,14 +451,6 @@ class Reader:
             found.append(Piece.of_planes(ids[inside], planes[:, :, inside]))
         return found
 
-    def _steps(
-        self, part: Stretch, layout: int, at: Indices
-    ) -> Iterator[tuple[wire.StepArray, wire.FloatArray]]:
-        """The steps of a stretch and their values [steps x at], from tiles and inbox."""
-        yield from self._tiled_steps(part, layout, at)
-        for steps, _times, values in self._inbox(part, layout, at):
-            yield steps, values
-
     def _tiled_steps(
         self, part: Stretch, layout: int, at: Indices, *, cut: bool = True
     ) -> Iterator[tuple[wire.StepArray, wire.FloatArray]]:
@@ -443,17 +459,16 @@ class Reader:
         rows = self._tile_rows(part, layout, 0, [b[0] for b in blocks], part.first, part.last)
         for tile in range(0, len(rows), len(blocks)):
             row = rows[tile]
-            held = np.empty((len(at), row.size), np.float32)
+            values = np.empty((row.size, len(at)), np.float32)
             for (_, width, take, places), one in zip(
                 blocks, rows[tile : tile + len(blocks)], strict=True
             ):
-                unpack_columns(one.payload, width, take.tolist(), held, places.tolist())
+                unpack_columns(one.payload, width, take.tolist(), values, places.tolist())
             if row.last - row.first + 1 == row.size:
                 steps = np.arange(row.first, row.last + 1, dtype=np.uint64)
             else:
                 (index,) = self._tile_rows(part, layout, 0, [INDEX], row.first, row.first)
                 steps = unpack_index(index.payload)[0]
-            values = np.ascontiguousarray(held.T)
             inside = _inside(steps, part) if cut else slice(None)
             yield steps[inside], values[inside]
 
@@ -535,9 +550,4 @@ def _series(found: list[tuple[Piece, int]], stride: int) -> Series:
 
 def column_names(connection: Connection, run: str) -> dict[str, int]:
     """Name -> index of every column of a run, in the order of declaration."""
-    rows = connection.execute(
-        select(columns_table.c.name, columns_table.c.idx)
-        .where(columns_table.c.run_id == run)
-        .order_by(columns_table.c.idx)
-    )
-    return {name: index for name, index in rows}
+    return {name: index for name, index in connection.execute(_COLUMNS, {"b_run": run})}

@@ -13,7 +13,18 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from gradhelm import wire
 
@@ -24,6 +35,7 @@ from .events import add_event
 from .settings import ServerSettings
 from .tables import columns, runs, segments
 
+_RUN = select(runs).where(runs.c.id == bindparam("b_run"), runs.c.deleted_at.is_(None))
 STATUSES = ("live", "stale", "failed", "finished", "stopped")
 
 
@@ -149,9 +161,7 @@ def get(connection: Connection, run: str, now: float, patience: Patience) -> dic
 
 def find(connection: Connection, run: str) -> Row[Any]:
     """The row of a run that exists and was not deleted. Raises ApiError 404."""
-    row = connection.execute(
-        select(runs).where(runs.c.id == run, runs.c.deleted_at.is_(None))
-    ).one_or_none()
+    row = connection.execute(_RUN, {"b_run": run}).one_or_none()
     if row is None:
         raise ApiError(404, "not_found", f"there is no run {run[:100]!r}")
     return row

@@ -20,7 +20,7 @@ from sqlalchemy import make_url
 
 from gradhelm import wire
 
-from . import accounts
+from . import accounts, process
 from .app import Mount, Service
 from .client import Failed
 from .settings import ServerSettings
@@ -94,6 +94,7 @@ def run(
 
     Raises Failed with the reason when it cannot begin.
     """
+    process.keep_memory()
     with holding(settings), closing(_listen(settings)) as listener:
         prepare(settings, migrate=migrate)
         with closing(Store(settings.database_url)) as store:

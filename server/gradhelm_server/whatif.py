@@ -26,8 +26,10 @@ class WhatIf:
         self.total = [0.0] * len(thresholds)
 
     def see(self, norms: wire.FloatArray) -> None:
-        there = norms[~wire.missing(norms)]
-        finite = there[np.isfinite(there)]
+        there = finite = norms
+        if not bool(np.isfinite(norms).all()):
+            there = norms[~wire.missing(norms)]
+            finite = there[np.isfinite(there)]
         self.steps += len(there)
         self.finite += len(finite)
         inverse = inverses(finite)
@@ -39,8 +41,8 @@ class WhatIf:
 
 def inverses(norms: wire.FloatArray) -> wire.FloatArray:
     """1 / (norm + 1e-6), in float32 as torch computes it."""
-    found: wire.FloatArray = np.float32(1.0) / (norms + np.float32(1e-6))
-    return found
+    found: wire.FloatArray = norms + np.float32(1e-6)
+    return np.divide(np.float32(1.0), found, out=found)
 
 
 def coefficients(inverse: wire.FloatArray, max_norm: float) -> wire.FloatArray:
@@ -48,5 +50,5 @@ def coefficients(inverse: wire.FloatArray, max_norm: float) -> wire.FloatArray:
 
     ``float / tensor`` is in torch the float32 reciprocal times the number, so it is here.
     """
-    clamped: wire.FloatArray = np.minimum(inverse * np.float32(max_norm), np.float32(1.0))
-    return clamped
+    found: wire.FloatArray = inverse * np.float32(max_norm)
+    return np.minimum(found, np.float32(1.0), out=found)

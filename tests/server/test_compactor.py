@@ -26,6 +26,7 @@ COLUMNS = (
     *(wire.Column(f"norm/layer.{i}", "norm") for i in range(11)),
 )
 WIDTH = len(COLUMNS)
+CLIPPED = 2
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +71,15 @@ class Segment:
             series = reader.series(list(range(WIDTH)), first, last, stride)
             image, origin = reader.heatmap(list(range(4, WIDTH)), first, last, stride)
             rows = reader.rows(Stretch(self.name, first, last), 0, np.array([9, 0, 14]))
+            values = [np.empty(0, np.float32), *reader.values(0, first, last)]
+            ones = reader.ones(CLIPPED, first, last)
         found = [(s.step, s.low, s.mean, s.high, s.nonfinite) for s in series.values()]
         joined = [np.concatenate(part) for part in zip(*rows, strict=True)]
-        return [*found, (image.view(np.uint32), origin), tuple(joined)]
+        values = np.concatenate(values)
+        clipped = series[CLIPPED]
+        if stride == 1:
+            assert ones == np.nansum(clipped.mean)
+        return [*found, (image.view(np.uint32), origin), tuple(joined), (values, ones)]
 
 
 def same(one: list[tuple], other: list[tuple]) -> None:
@@ -88,6 +95,7 @@ def matrix(seed: int, count: int) -> np.ndarray:
     """Norms, of which some are missing and some are not finite."""
     random = np.random.default_rng(seed)
     values = random.lognormal(size=(count, WIDTH)).astype(np.float32)
+    values[:, CLIPPED] = random.random(count) < 0.3
     values[random.random(values.shape) < 0.01] = np.nan
     values[random.random(values.shape) < 0.01] = np.inf
     values.view(np.uint32)[random.random(values.shape) < 0.05] = wire.MISSING_BITS

@@ -166,8 +166,7 @@ async def get_whatif(
             reader = Reader(connection, run)
             for norms in reader.values(names[prefix + "global_norm"], low, high):
                 found.see(norms)
-            for clipped in reader.values(names[prefix + "clipped"], low, high):
-                found.actual += int(np.count_nonzero(clipped > 0))
+            found.actual = reader.ones(names[prefix + "clipped"], low, high)
         return low, high, found
 
     low, high, found = await state.store.read(work)
