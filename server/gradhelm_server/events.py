@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from sqlalchemy import Connection, insert, or_, select
 
 from .clock import rfc3339
+from .store import Commit
 from .tables import events
 
+_INSERT: Final = insert(events).returning(events.c.id, sort_by_parameter_order=True)
 
-def add_event(
-    connection: Connection,
+
+def add_event(connection: Connection, run: str, at: float, **told: Any) -> dict[str, Any]:
+    """Store an event and return it with its id. ``told``: as of :func:`event`."""
+    made = event(at, **told)
+    made["id"] = connection.scalar(_INSERT, {"run_id": run, **made})
+    return made
+
+
+def add_event_later(
+    commit: Commit,
     run: str,
+    at: float,
+    *,
+    known: Callable[[int], None] = lambda number: None,
+    **told: Any,
+) -> dict[str, Any]:
+    """The same before the commit; ``known`` is called with the id, and the event has it by then."""
+    made = event(at, **told)
+
+    def got(number: int) -> None:
+        made["id"] = number
+        known(number)
+
+    commit.later(_INSERT, {"run_id": run, **made}, got=got)
+    return made
+
+
+def event(
     at: float,
     *,
     kind: str,
@@ -26,8 +54,8 @@ def add_event(
     threshold: float | None = None,
     parameter: str | None = None,
 ) -> dict[str, Any]:
-    """Store an event and return it with its id."""
-    values: dict[str, Any] = {
+    """An event that has no id yet."""
+    return {
         "kind": kind,
         "stream": stream,
         "first_step": first_step,
@@ -40,9 +68,6 @@ def add_event(
         "text": text,
         "at": at,
     }
-    result = connection.execute(insert(events), {"run_id": run, **values})
-    assert result.inserted_primary_key is not None
-    return {"id": int(result.inserted_primary_key[0]), **values}
 
 
 def show_event(event: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +106,7 @@ def listed(
     found = connection.execute(query.order_by(events.c.id.desc()).limit(limit))
     shown = []
     for row in found:
-        event = row._asdict()
-        del event["run_id"]
-        shown.append(show_event(event))
+        made = row._asdict()
+        del made["run_id"]
+        shown.append(show_event(made))
     return shown

@@ -27,6 +27,7 @@ from .errors import ApiError
 from .events import show_event
 from .recorder import Recorded, Recorder
 from .state import State, state_of
+from .store import Commit, OutOfStep
 
 log = logging.getLogger(__name__)
 router = APIRouter()
@@ -40,7 +41,7 @@ PATIENCE_WITH_GARBAGE = 16
 Record = wire.Frame | wire.Gap
 _RECORDS: Final = (wire.Frame, wire.Gap)
 Answer = wire.Resend | wire.Ack
-Work = Callable[[Connection], Any]
+Work = Callable[[Commit], Any]
 Outcome = Callable[[Any], None]
 
 
@@ -77,6 +78,7 @@ class TrainerConnection:
         self._out: asyncio.Queue[wire.ToTrainer | None] = asyncio.Queue()
         self._arrived: asyncio.Queue[tuple[wire.ToServer, float]] = asyncio.Queue(WINDOW)
         self._held = 0
+        self._lost = False
         self._settled = asyncio.Event()
 
     def tell(self, message: wire.ToTrainer) -> None:
@@ -184,36 +186,38 @@ class TrainerConnection:
         """What to do about a message that is no frame, and whom to tell of it."""
         match message:
             case wire.Columns():
-                return lambda c: self._declare(c, message), self._declared
+                return lambda c: self._declare(c.connection, message), self._declared
             case wire.Heartbeat():
                 return (
                     lambda c: runs.heard(c, self.run, now, message.stats),
                     lambda _: self.state.hub.changed(self.run),
                 )
             case wire.Applied() | wire.Delivered() | wire.Rejected():
-                return lambda c: self._report(c, message, now), self._reported
+                return lambda c: self._report(c.connection, message, now), self._reported
             case wire.Finish():
-                return lambda c: self._finish(c, message, now), self._finished
+                return lambda c: self._finish(c.connection, message, now), self._finished
         raise AssertionError(message)
 
     # -- in the writer thread ---------------------------------------------------------------------
 
     def _store(
-        self, arrived: list[tuple[wire.ToServer, float]], connection: Connection
+        self, arrived: list[tuple[wire.ToServer, float]], commit: Commit
     ) -> list[tuple[Outcome, Any]]:
         """Everything that arrived, in its order; neighbouring frames go together."""
+        if self._lost:
+            raise OutOfStep("what came before was not stored")
         done: list[tuple[Outcome, Any]] = []
         for frames, some in groupby(arrived, lambda one: isinstance(one[0], _RECORDS)):
             if frames:
                 records = [message for message, _ in some if isinstance(message, _RECORDS)]
-                done.append((self._recorded, (records, self._record(connection, records))))
+                done.append((self._recorded, (records, self._record(commit, records))))
             else:
                 for message, now in some:
                     work, then = self._work(message, now)
-                    done.append((then, work(connection)))
+                    done.append((then, work(commit)))
         return done
 
-    def _record(self, connection: Connection, records: list[Record]) -> list[Recorded | Answer]:
+    def _record(self, commit: Commit, records: list[Record]) -> list[Recorded | Answer]:
         """What became of each record; of those that come too early only the first is answered."""
         recorder = self._recorder
         assert recorder is not None
@@ -225,12 +229,8 @@ class TrainerConnection:
                 break
             fresh.append(record)
         answers: list[Recorded | Answer] = [wire.Ack(high)] if known else []
-        try:
-            answers += recorder.append(connection, fresh, time.time()) if fresh else []
-        except Exception:
-            # What the recorder remembers is no longer what is stored.
-            self._recorder = Recorder.load(connection, self.run, self.segment)
-            raise
+        if fresh:
+            answers += recorder.append(commit, fresh, time.time())
         if len(known) + len(fresh) < len(records):
             answers.append(wire.Resend(recorder.high_water + 1))
         return answers
@@ -269,9 +269,12 @@ class TrainerConnection:
             while not self._arrived.empty():
                 arrived.append(self._arrived.get_nowait())
             try:
-                done = await self.state.store.write(partial(self._store, arrived))
+                work = self.state.store.share(partial(self._store, arrived))
+                done = await asyncio.wrap_future(work)
             except Exception as error:
-                # Not stored, so not acknowledged: the trainer keeps it and comes back.
+                # Not stored, so not acknowledged: the trainer keeps it and comes back. What the
+                # recorder remembers is no longer what is stored; with it, this connection ends.
+                self._lost = True
                 if self._ending is None:  # once, not for all that came behind it
                     _log_unstored(self.run, error)
                 self.tell_end(wire.CloseCode.TRY_LATER)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -20,8 +21,9 @@ from gradhelm.errors import WireError
 
 from . import tables
 from .detect import Detector, Event, Observed
-from .events import add_event
-from .matrix import Reader, Stretch, column_names, pack_payload
+from .events import add_event_later
+from .matrix import Indices, Reader, Stretch, column_names, pack_payload
+from .store import Commit
 from .tiles import blocks, steps_of
 
 RECENT = 500
@@ -36,6 +38,7 @@ _of = (
     tables.segments.c.segment == bindparam("b_segment"),
     tables.segments.c.stream == bindparam("b_stream"),
 )
+# Finds no row where a commit before this one failed: what is remembered was then never stored.
 _ADVANCE: Final = (
     update(tables.segments)
     .where(*_of, tables.segments.c.high_water == bindparam("b_before"))
@@ -64,10 +67,21 @@ _COUNT: Final = (
     )
 )
 _INSERT: Final = insert(tables.frames)
-
-
-class OutOfStep(Exception):
-    """The stored high-water mark is not what this recorder remembers."""
+_GROW: Final = (
+    update(tables.events)
+    .where(tables.events.c.id == bindparam("b_id"))
+    .values(
+        last_step=bindparam("b_last_step"),
+        first_step=bindparam("b_first_step"),
+        count=bindparam("b_count"),
+        peak_step=bindparam("b_peak_step"),
+        peak_norm=bindparam("b_peak_norm"),
+        threshold=bindparam("b_threshold"),
+        parameter=bindparam("b_parameter"),
+        text=bindparam("b_text"),
+        at=bindparam("b_at"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +111,15 @@ class _Group:
     last_step: int = -1
     waiting: int = 0
     """Steps that came since the inbox was last full."""
+    _norms: tuple[int, Indices, list[str]] | None = None
+
+    def norms(self, prefix: str) -> tuple[Indices, list[str]]:
+        """Where the norms of parameters are in a row, and whose they are."""
+        if self._norms is None or self._norms[0] != len(self.names):
+            at = [place for place, kind in enumerate(self.kinds) if kind == "norm"]
+            names = [self.names[place].removeprefix(f"{prefix}norm/") for place in at]
+            self._norms = len(self.names), np.array(at, np.intp), names
+        return self._norms[1:]
 
 
 _TOLD: Final = ("steps", "times", "global_norm", "clipped", "nonfinite")
@@ -236,63 +259,55 @@ class Recorder:
     # -- frames and gaps --------------------------------------------------------------------------
 
     def append(
-        self, connection: Connection, messages: Sequence[wire.Frame | wire.Gap], now: float
+        self, commit: Commit, messages: Sequence[wire.Frame | wire.Gap], now: float
     ) -> list[Recorded]:
         """Store frames and gaps, numbered from the high-water mark on, and say what became of each.
 
         A frame that cannot be stored is declared missing.
         """
         recorded: list[Recorded] = []
-        rows: list[dict[str, Any]] = []
         taken: dict[int, _Taken] = {}
         for message in messages:
             if isinstance(message, wire.Gap):
                 event = self._gap_event(
-                    connection, message.first, message.last, message.count, message.reason, now
+                    commit, message.first, message.last, message.count, message.reason, now
                 )
                 recorded.append(Recorded(message.seq, events=(event,)))
                 continue
             try:
-                recorded.append(self._take(connection, message, rows, taken))
+                recorded.append(self._take(commit, message, taken))
             except WireError as error:
                 reason = f"frame refused: {error}"
-                event = self._gap_event(connection, None, None, 1, reason, now)
+                event = self._gap_event(commit, None, None, 1, reason, now)
                 recorded.append(Recorded(message.seq, refused=str(error), events=(event,)))
-        if rows:
-            connection.execute(_INSERT, rows)
-        self._advance(connection, messages[-1].seq)
+        self._advance(commit, messages[-1].seq)
         events: list[dict[str, Any]] = []
         for number, frames in taken.items():
             group = self.groups[number]
             if number == min(n for n, g in self.groups.items() if g.stream == group.stream):
                 # The clip's own rows alone say which steps a segment holds: a scalar may be logged
                 # before the first of them, and would else hide what an older segment has there.
-                events += self._observe(connection, group, frames, now)
+                events += self._observe(commit, group, frames, now)
         if events:
             last = recorded[-1]
             recorded[-1] = replace(last, events=(*last.events, *events))
         return recorded
 
-    def _take(
-        self,
-        connection: Connection,
-        frame: wire.Frame,
-        rows: list[dict[str, Any]],
-        taken: dict[int, _Taken],
-    ) -> Recorded:
+    def _take(self, commit: Commit, frame: wire.Frame, taken: dict[int, _Taken]) -> Recorded:
         """One frame: its row, and its arrays for what is done with all at once."""
         group = self.groups.get(frame.group)
         if group is None or not group.names:
             raise WireError(f"group {frame.group} was not declared")
         steps, times, values = wire.unpack_frame(frame, len(group.names))
-        layout = self._opened(connection, group)
+        layout = self._opened(commit, group)
         logged = group.kinds[0] == "log"
         # A scalar logged late belongs to a step that was sent already.
         if int(steps[0]) < group.last_step + (0 if logged else 1):
             raise WireError(
                 f"step {int(steps[0])} comes after step {group.last_step} in this segment"
             )
-        rows.append(
+        commit.later(
+            _INSERT,
             {
                 "run_id": self.run,
                 "segment": self.segment,
@@ -303,7 +318,7 @@ class Recorder:
                 "last_step": int(steps[-1]),
                 "steps": len(steps),
                 "payload": pack_payload(frame),
-            }
+            },
         )
         group.last_step = int(steps[-1])
         group.waiting += len(steps)
@@ -318,15 +333,15 @@ class Recorder:
 
     def _gap_event(
         self,
-        connection: Connection,
+        commit: Commit,
         first: int | None,
         last: int | None,
         count: int,
         reason: str,
         now: float,
     ) -> dict[str, Any]:
-        return add_event(
-            connection,
+        return add_event_later(
+            commit,
             self.run,
             now,
             kind="gap",
@@ -336,35 +351,29 @@ class Recorder:
             text=reason,
         )
 
-    def _advance(self, connection: Connection, seq: int) -> None:
+    def _advance(self, commit: Commit, seq: int) -> None:
         before, self.high_water = self.high_water, seq
-        moved = connection.execute(
-            _ADVANCE, {**self._key(""), "b_before": before, "b_high_water": seq}
-        )
-        if moved.rowcount != 1:
-            # A commit before this one failed, so what this recorder remembers was never stored.
-            raise OutOfStep(f"segment {self.segment} is not at {before}")
+        moved = {**self._key(""), "b_before": before, "b_high_water": seq}
+        commit.later(_ADVANCE, moved, found=True)
 
-    def _reach(self, connection: Connection, track: _Track, first: int, last: int) -> None:
+    def _reach(self, commit: Commit, track: _Track, first: int, last: int) -> None:
         """The segment holds these steps of a stream."""
         track.first_step = first if track.first_step is None else min(track.first_step, first)
         track.last_step = last if track.last_step is None else max(track.last_step, last)
-        connection.execute(
-            _REACH,
-            {**self._key(track.stream), "b_first": track.first_step, "b_last": track.last_step},
-        )
+        reached = {"b_first": track.first_step, "b_last": track.last_step}
+        commit.later(_REACH, {**self._key(track.stream), **reached})
 
     def _key(self, stream: str) -> dict[str, str]:
         return {"b_run": self.run, "b_segment": self.segment, "b_stream": stream}
 
     def _observe(
-        self, connection: Connection, group: _Group, frames: _Taken, now: float
+        self, commit: Commit, group: _Group, frames: _Taken, now: float
     ) -> list[dict[str, Any]]:
         """Counters and events of frames that carry the scalars of the clip."""
         track = self.tracks[group.stream]
         steps, times = np.concatenate(frames.steps), np.concatenate(frames.times)
         values = frames.values[0] if len(frames.values) == 1 else np.concatenate(frames.values)
-        self._reach(connection, track, int(steps[0]), int(steps[-1]))
+        self._reach(commit, track, int(steps[0]), int(steps[-1]))
         nothing = np.full(len(steps), wire.MISSING, np.float32)
         scalar = {
             name: values[:, group.names.index(track.prefix + name)]
@@ -372,7 +381,7 @@ class Recorder:
             else nothing
             for name in SCALARS
         }
-        norms = [index for index, kind in enumerate(group.kinds) if kind == "norm"]
+        norms, names = group.norms(track.prefix)
         events = []
         for event in track.detector.look(
             Observed(
@@ -382,20 +391,18 @@ class Recorder:
                 scalar["clipped"],
                 scalar["nonfinite"],
                 values[:, norms],
-                [group.names[index].removeprefix(f"{track.prefix}norm/") for index in norms],
+                names,
             )
         ):
-            stored = self._store_event(connection, event, track.stream or None, float(times[-1]))
-            track.detector.known(event, stored["id"])
-            events.append(stored)
+            events.append(self._store_event(commit, event, track, float(times[-1])))
         track.remember(steps, times, scalar["global_norm"], scalar["clipped"], scalar["nonfinite"])
         if not track.stream:  # the run's own figures are those of its first stream
-            self._count(connection, track, scalar, steps, now)
+            self._count(commit, track, scalar, steps, now)
         return events
 
     def _count(
         self,
-        connection: Connection,
+        commit: Commit,
         track: _Track,
         scalar: dict[str, wire.FloatArray],
         steps: wire.StepArray,
@@ -403,7 +410,7 @@ class Recorder:
     ) -> None:
         threshold = scalar["threshold"]
         in_force = threshold[np.isfinite(threshold)]
-        connection.execute(
+        commit.later(
             _COUNT,
             {
                 "b_run": self.run,
@@ -421,22 +428,23 @@ class Recorder:
         )
 
     def _store_event(
-        self, connection: Connection, event: Event, stream: str | None, at: float
+        self, commit: Commit, event: Event, track: _Track, at: float
     ) -> dict[str, Any]:
-        values = {**asdict(event), "stream": stream}
+        values = {**asdict(event), "stream": track.stream or None}
         number = values.pop("id")
         if number is None:
-            return add_event(connection, self.run, at, **values)
-        connection.execute(
-            update(tables.events).where(tables.events.c.id == number).values(at=at, **values)
-        )
+            known = track.detector.known
+            return add_event_later(commit, self.run, at, known=partial(known, event), **values)
+        changed = {f"b_{name}": value for name, value in values.items()}
+        commit.later(_GROW, {**changed, "b_at": at, "b_id": number})
         return {"id": number, "at": at, **values}
 
     # -- layouts, and what is stored already ------------------------------------------------------
 
-    def _opened(self, connection: Connection, group: _Group) -> int:
+    def _opened(self, commit: Commit, group: _Group) -> int:
         """The layout of a group; at its first frame, also where this segment's earlier ones are."""
         if group.layout is None:
+            connection = commit.connection
             group.layout = self._layout(connection, group)
             table = tables.frames
             mine = (

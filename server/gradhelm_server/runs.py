@@ -33,9 +33,15 @@ from .control import newest, own_of
 from .errors import ApiError
 from .events import add_event
 from .settings import ServerSettings
+from .store import Commit
 from .tables import columns, runs, segments
 
 _RUN = select(runs).where(runs.c.id == bindparam("b_run"), runs.c.deleted_at.is_(None))
+_HEARD = (
+    update(runs)
+    .where(runs.c.id == bindparam("b_run"))
+    .values(last_heard_at=bindparam("b_now"), stats=bindparam("b_stats"))
+)
 STATUSES = ("live", "stale", "failed", "finished", "stopped")
 
 
@@ -128,11 +134,9 @@ def begin(connection: Connection, hello: wire.Hello, now: float) -> None:
     )
 
 
-def heard(connection: Connection, run: str, now: float, stats: dict[str, float]) -> None:
+def heard(commit: Commit, run: str, now: float, stats: dict[str, float]) -> None:
     """The trainer is still there; ``stats`` is what it says of its own cost."""
-    connection.execute(
-        update(runs).where(runs.c.id == run).values(last_heard_at=now, stats=json.dumps(stats))
-    )
+    commit.later(_HEARD, {"b_run": run, "b_now": now, "b_stats": json.dumps(stats)})
 
 
 def end(connection: Connection, run: str, message: wire.Finish, now: float) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The store: one thread that writes, and read-only connections for everybody else.
 
 Law: a write is either committed whole or not at all, and its future resolves only after the
-commit. Writes that wait while another commit is under way share the next one (group commit), each
-under its own savepoint, so that one that fails takes no neighbour with it.
+commit. Writes that wait while another commit is under way share the next one (group commit), and
+one that fails takes no neighbour with it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import anyio.to_thread
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, NestedTransaction, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.dml import UpdateBase
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
+Share = Callable[["Commit"], T]
 MAX_GROUP = 256
 """Writes that share one commit at most, so that the first of them does not wait for long."""
 
@@ -32,12 +34,103 @@ READERS = 40
 """Connections that read at the same time: one for each worker thread there can be."""
 
 
+class OutOfStep(Exception):
+    """What is stored is not what a work took for granted."""
+
+
+class _Due(NamedTuple):
+    """A row for a statement. ``got``, where one is numbered by the database, is told its number."""
+
+    row: dict[str, Any]
+    got: Callable[[int], None] | None
+
+
+Due = dict[UpdateBase, list[_Due]]
+
+
+class Commit:
+    """One transaction, shared by the works of a group.
+
+    Hundreds of trainers send a frame a second each, and all do the same with it: what can wait for
+    the end of the group is written there, each statement once for all of them.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._due: Due = {}  # of works that are done
+        self._mine: Due = {}  # of the one at work
+        self._found: set[UpdateBase] = set()
+        self._savepoint: NestedTransaction | None = None
+
+    @property
+    def connection(self) -> Connection:
+        """For what cannot wait. What is due is written before, and a savepoint is set, so that a
+        work that fails leaves nothing behind."""
+        self._write(self._due)
+        if self._savepoint is None:
+            self._savepoint = self._connection.begin_nested()
+        self._write(self._mine)
+        return self._connection
+
+    def later(
+        self,
+        statement: UpdateBase,
+        row: dict[str, Any],
+        *,
+        got: Callable[[int], None] | None = None,
+        found: bool = False,
+    ) -> None:
+        """``statement`` with ``row``, before the commit. It is known by identity: make it once.
+
+        ``got`` is told the number that an insert ``returning`` one has given the row. Of an update
+        that must have ``found`` its row, nothing of the group is stored if it did not.
+        """
+        self._mine.setdefault(statement, []).append(_Due(row, got))
+        if found:
+            self._found.add(statement)
+
+    def attempt(self, work: Callable[[Commit], T]) -> T:
+        """What ``work`` returns. What it raises is raised, and all that it did is undone, if need be
+        with the whole transaction."""
+        try:
+            result = work(self)
+            if self._savepoint is not None:
+                self._savepoint.commit()
+        except Exception:
+            self._mine.clear()
+            if self._savepoint is not None:
+                with suppress(DBAPIError):
+                    self._savepoint.rollback()
+            raise
+        finally:
+            self._savepoint = None
+        for statement, rows in self._mine.items():
+            self._due.setdefault(statement, []).extend(rows)
+        self._mine.clear()
+        return result
+
+    def finish(self) -> None:
+        """Write all that is due. Raises OutOfStep where an update did not find its row."""
+        self._write(self._due)
+
+    def _write(self, due: Due) -> None:
+        for statement, rows in due.items():
+            result = self._connection.execute(statement, [row for row, _ in rows])
+            if result.returns_rows:
+                for (_, got), (number,) in zip(rows, result.all(), strict=True):
+                    if got is not None:
+                        got(number)
+            elif statement in self._found and result.rowcount != len(rows):
+                raise OutOfStep(f"{len(rows)} rows were to change, and {result.rowcount} did")
+        due.clear()
+
+
 class Store:
     """Reads and writes of one database. ``close`` it when done."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._queue: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Share[Any], Future[Any]] | None] = queue.SimpleQueue()
         self._writer = _engine(url, writing=True)
         self._readers = _engine(url, writing=False)
         self._thread = threading.Thread(target=self._write_forever, name="gradhelm-writer")
@@ -45,6 +138,10 @@ class Store:
 
     def submit(self, work: Work[T]) -> Future[T]:
         """Queue ``work`` for the writer thread; the future resolves after its commit."""
+        return self.share(lambda commit: work(commit.connection))
+
+    def share(self, work: Share[T]) -> Future[T]:
+        """The same of work that leaves some of it for the end of the group."""
         future: Future[T] = Future()
         self._queue.put((work, future))
         return future
@@ -95,17 +192,19 @@ class Store:
                 [item for item in group if item and item[1].set_running_or_notify_cancel()]
             )
 
-    def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
+    def _commit(self, group: list[tuple[Share[Any], Future[Any]]]) -> None:
         done: list[tuple[Future[Any], Any]] = []
         try:
             with self._writer.begin() as connection:
+                commit = Commit(connection)
                 for work, future in group:
                     try:
-                        done.append((future, _attempt(connection, work)))
+                        done.append((future, commit.attempt(work)))
                     except Exception as error:
                         if _rolled_back(connection):
                             raise
                         future.set_exception(error)
+                commit.finish()
         except Exception as error:  # the commit itself: nothing of the group is stored
             for _, future in group:
                 if not future.done():
@@ -113,19 +212,6 @@ class Store:
             return
         for future, result in done:
             future.set_result(result)
-
-
-def _attempt(connection: Connection, work: Work[T]) -> T:
-    """What ``work`` returns, under a savepoint; what it raises is raised even if that is lost."""
-    savepoint = connection.begin_nested()
-    try:
-        result = work(connection)
-    except Exception:
-        with suppress(DBAPIError):
-            savepoint.rollback()
-        raise
-    savepoint.commit()
-    return result
 
 
 def _rolled_back(connection: Connection) -> bool:

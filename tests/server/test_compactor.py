@@ -53,7 +53,7 @@ class Segment:
     def put(self, steps: np.ndarray, values: np.ndarray, version: int = 0) -> None:
         times = 1e9 + steps / 7
         frame = wire.pack_frame(self.recorder.high_water + 1, 0, version, steps, times, values)
-        (done,) = self.store.submit(lambda c: self.recorder.append(c, [frame], 0.0)).result()
+        (done,) = self.store.share(lambda c: self.recorder.append(c, [frame], 0.0)).result()
         assert done.refused is None
 
     def compact(self, *, over: bool = False) -> None:
