@@ -96,7 +96,7 @@ class Load:
         not open so many connections.
         """
         _allow_files(self.plan.runs + self.plan.viewers + SPARE_FILES)
-        with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        with asyncio.Runner(loop_factory=process.fast_loop()) as runner:
             return runner.run(self._run())
 
     def delete(self) -> int:
@@ -245,12 +245,3 @@ def _allow_files(wanted: int) -> None:
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise Failed(f"{wanted:,} open files are needed and {hard:,} allowed: see `ulimit -n`")
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop, which the server brings along: it takes about half the CPU."""
-    if importlib.util.find_spec("uvloop") is None:
-        return None
-    import uvloop
-
-    return uvloop.new_event_loop

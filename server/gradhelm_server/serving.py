@@ -121,7 +121,8 @@ def run(
             link = f"{address}/login#{service.state.codes.mint(now)}"
             server.when_ready = lambda: ready(address, link)
             server.when_ending = ending
-            asyncio.run(server.serve(sockets=[listener]))
+            with asyncio.Runner(loop_factory=process.fast_loop()) as runner:
+                runner.run(server.serve(sockets=[listener]))
 
 
 class _Server(uvicorn.Server):
