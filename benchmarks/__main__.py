@@ -22,6 +22,7 @@ PARTS = {
     "reads": "how long it takes to read them again",
     "steps": "what logging adds to a training step",
     "live": "from a step to the pixel, and from a change to the step that has it",
+    "long": "a very long run on the page, beside a short one",
     "growth": "what happens with more layers, steps, runs and viewers",
     "report": "write docs/performance.md and its pictures from what was found",
 }

@@ -7,8 +7,6 @@ each step was over and when each change took hold; the page tells which step it 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import time
@@ -19,25 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from playwright.sync_api import BrowserContext, CDPSession, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
-from .flood import flood
+from .browser import browser, logged_in, until
 from .place import ROOT, Asked, say, scratch
 from .server import Server
 from .summary import spread, tails
 
 LAYERS, RATE = 200, 10.0
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
 WATCH = """
 window.seen = [];
 window.watched = true;
@@ -52,22 +39,22 @@ window.watched = true;
 
 def measure(asked: Asked) -> dict[str, Any]:
     seconds = 120.0 if asked.large else 30.0
-    with scratch("live") as folder, Server(folder / "home") as server:
-        with sync_playwright() as playwright, _training(server, folder / "notes.json") as job:
-            browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-            context = browser.new_context(viewport={"width": 1440, "height": 900})
-            _log_in(context, server)
-            run = _first_run(server)
-            page = context.new_page()
-            page.add_init_script(WATCH)
-            page.goto(f"{server.url}/runs/{run}")
-            _until(page, "window.gradhelm?.frames > 10 && gradhelm.drawn > 10")
-            seen, main_thread = _watch(page, browser, seconds)
-            changed = _change(server, run, 60 if asked.large else 20)
-            context.close()
-            browser.close()
-            notes = job()
-        opened = _open(server, asked.large)
+    with (
+        scratch("live") as folder,
+        Server(folder / "home") as server,
+        browser() as chromium,
+        _training(server, folder / "notes.json") as job,
+    ):
+        context = logged_in(chromium, server)
+        run = _first_run(server)
+        page = context.new_page()
+        page.add_init_script(WATCH)
+        page.goto(f"{server.url}/runs/{run}")
+        until(page, "window.gradhelm?.frames > 10 && gradhelm.drawn > 10")
+        seen, main_thread = _watch(page, chromium, seconds)
+        changed = _change(server, run, 60 if asked.large else 20)
+        context.close()
+        notes = job()
     pixel, missed = _pixels(notes["steps"], seen)
     applied = [1000 * (notes["versions"][str(v)] - at) for v, at in changed.items()]
     step_ms = [1000 * (b - a) for a, b in pairwise(t for _, t in notes["steps"])]
@@ -77,7 +64,6 @@ def measure(asked: Asked) -> dict[str, Any]:
         "applied_ms": tails(applied),
         "step_ms": spread(step_ms),
         **main_thread,
-        "open": opened,
     }
     say(
         f"step to pixel: p50 {told['pixel_ms']['p50']:.0f} ms, p99 {told['pixel_ms']['p99']:.0f} ms"
@@ -88,14 +74,6 @@ def measure(asked: Asked) -> dict[str, Any]:
         f"{told['update_ms']['p99']:.1f} ms, of which JavaScript {told['script_ms']:.1f} ms"
     )
     return told
-
-
-def chromium() -> str:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if not found:
-        raise SystemExit("no Chromium to draw with; install one, or CHROMIUM=/path/to/it")
-    return found
 
 
 # -- the training process -------------------------------------------------------------------------
@@ -157,22 +135,6 @@ def train(notes: Path) -> None:
 # -- the page -------------------------------------------------------------------------------------
 
 
-def _log_in(context: BrowserContext, server: Server) -> None:
-    page = context.new_page()
-    page.goto(server.link)
-    page.wait_for_url(f"{server.url}/", timeout=60_000)
-    page.close()
-
-
-def _until(page: Page, expression: str, seconds: float = 60.0) -> None:
-    """Until JavaScript says so; the page's policy forbids what wait_for_function needs."""
-    deadline = time.monotonic() + seconds
-    while not page.evaluate(expression):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"the page did not get so far within {seconds:.0f} s: {expression}")
-        time.sleep(0.02)
-
-
 def _first_run(server: Server) -> str:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -183,7 +145,9 @@ def _first_run(server: Server) -> str:
     raise SystemExit("the training process did not report")
 
 
-def _watch(page: Page, browser: Any, seconds: float) -> tuple[list[list[float]], dict[str, Any]]:
+def _watch(
+    page: Page, chromium: Browser, seconds: float
+) -> tuple[list[list[float]], dict[str, Any]]:
     """What was drawn when, and what each update took of the page's main thread."""
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable")
@@ -202,9 +166,9 @@ def _watch(page: Page, browser: Any, seconds: float) -> tuple[list[list[float]],
     page.wait_for_timeout(1000 * seconds)
     after, updates = metrics(), page.evaluate("gradhelm.drawn") - drawn
     # Traced apart, since tracing takes time of its own.
-    browser.start_tracing(page=page, categories=["devtools.timeline", "toplevel"])
+    chromium.start_tracing(page=page, categories=["devtools.timeline", "toplevel"])
     page.wait_for_timeout(1000 * min(seconds, 20.0))
-    taken = _per_update(json.loads(browser.stop_tracing())["traceEvents"])
+    taken = _per_update(json.loads(chromium.stop_tracing())["traceEvents"])
     return seen, {
         "updates_per_second": updates / seconds,
         "update_mean_ms": 1000 * (after["TaskDuration"] - before["TaskDuration"]) / updates,
@@ -271,61 +235,8 @@ def _change(server: Server, run: str, times: int) -> dict[int, float]:
     return asked
 
 
-def _open(server: Server, large: bool) -> dict[str, Any]:
-    """Opening a run of a million steps: first paint, charts, and what came over the network."""
-    found: list[dict[str, float]] = []
-    steps = 1_000_000 if large else 100_000
-    run = flood(server, LAYERS if large else 40, steps, 64, seconds=1200)["run"]
-    server.settle()
-    link = server.rest.post("login-links", json={}).json()["code"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        state = None
-        for turn in range(4):
-            context = browser.new_context(storage_state=state)
-            page = context.new_page()
-            if state is None:
-                page.goto(f"{server.url}/login#{link}")
-                page.wait_for_url(f"{server.url}/", timeout=60_000)
-                state = context.storage_state()
-                context.close()
-                continue
-            session = context.new_cdp_session(page)
-            session.send("Network.enable")
-            loaded = _counting(session)
-            began = time.time()
-            page.goto(f"{server.url}/runs/{run}", wait_until="commit")
-            _until(page, "window.gradhelm?.drawn > 0 && gradhelm.steps > 0")
-            charts = 1000 * (time.time() - began)
-            paint = page.evaluate(
-                "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
-            )
-            page.wait_for_timeout(500)
-            found.append({"paint_ms": paint or charts, "charts_ms": charts, **loaded})
-            context.close()
-            say(f"opening a run of {steps:,} steps ({turn}/3): charts after {charts:.0f} ms")
-        browser.close()
-    return {
-        "steps": steps,
-        **{name: spread([one[name] for one in found]) for name in found[0]},
-    }
-
-
-def _counting(session: CDPSession) -> dict[str, float]:
-    """Bytes over the network, of the page itself and of the numbers it asked for; goes on counting."""
-    counted = {"page_bytes": 0.0, "data_bytes": 0.0}
-    kinds: dict[str, str] = {}
-
-    def received(event: dict[str, Any]) -> None:
-        data = "/api/" in event["response"]["url"]
-        kinds[event["requestId"]] = "data_bytes" if data else "page_bytes"
-
-    def finished(event: dict[str, Any]) -> None:
-        counted[kinds.get(event["requestId"], "page_bytes")] += event["encodedDataLength"]
-
-    session.on("Network.responseReceived", received)
-    session.on("Network.loadingFinished", finished)
-    return counted
+if __name__ == "__main__":
+    train(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from .targets import TARGETS, Results, judged
 
 DOCUMENT = place.ROOT / "docs" / "performance.md"
 PICTURES = place.ROOT / "docs" / "images" / "performance"
-PARTS = ("hook", "steps", "ingest", "reads", "live", "growth")
+PARTS = ("hook", "steps", "ingest", "reads", "live", "long", "growth")
 
 INTRODUCTION = """# Performance
 
@@ -302,7 +302,6 @@ def _reads(found: dict[str, Any]) -> str:
 
 
 def _live(found: dict[str, Any]) -> str:
-    opened = found["open"]
     rows = [
         [
             "optimizer step → pixel",
@@ -321,12 +320,38 @@ def _live(found: dict[str, Any]) -> str:
             "without a GPU. A step counts as seen at the frame after the one that drew it.",
             _table(["", "p50", "p99", "max"], rows),
             f"{found['updates_per_second']:.1f} updates a second, JavaScript takes "
-            f"{found['script_ms']:.1f} ms of each; {found['undrawn_steps']} steps were never drawn. "
-            f"A run of {opened['steps']:,} steps opens with its first paint after "
-            f"{opened['paint_ms']['median']:.0f} ms and its charts after "
-            f"{opened['charts_ms']['median']:.0f} ms; {opened['page_bytes']['median'] / 1e6:.2f} MB "
-            f"of page and {opened['data_bytes']['median'] / 1e6:.2f} MB of numbers came over the "
-            "network.",
+            f"{found['script_ms']:.1f} ms of each; {found['undrawn_steps']} steps were never drawn.",
+        ]
+    )
+
+
+def _long(found: dict[str, Any]) -> str:
+    memory = found["memory"]
+    views = found["views"]
+    rows = [
+        [words, *(_spread(view[name], " ms", 0) for view in views)]
+        for words, name in (
+            ("first paint", "paint_ms"),
+            ("charts drawn", "charts_ms"),
+            ("all steps, from a click on *All*", "all_ms"),
+            ("slowest zoom", "slowest_zoom_ms"),
+        )
+    ]
+    rows.append(["zooms down to single steps", *(str(view["zooms"]) for view in views)])
+    for words, name in (("the page itself", "page_bytes"), ("numbers it asked for", "data_bytes")):
+        rows.append([words, *(f"{view[name]['median'] / 1e6:.2f} MB" for view in views)])
+    first, last, after = (
+        f"{memory[name] / 2**20:.0f} MB" for name in ("first_third", "last_third", "after_views")
+    )
+    return "\n\n".join(
+        [
+            f"## A long run on the page\n\nRuns of {found['layers'] + 6} columns in one database. Each "
+            "is opened with an empty cache, looked at whole, and zoomed into until single steps are "
+            "drawn, in turn and five times.",
+            _table(["", *(f"{view['steps']:,} steps" for view in views)], rows),
+            f"The long one was taken at {number(found['points_per_second'])} points/s, and "
+            f"{found['bytes_per_point']:.2f} bytes a point. The server's memory was at most {first} in "
+            f"the first third of that, {last} in the last, and {after} after all views.",
         ]
     )
 
@@ -424,5 +449,6 @@ SECTIONS = {
     "ingest": _ingest,
     "reads": _reads,
     "live": _live,
+    "long": _long,
     "growth": _growth,
 }

@@ -232,16 +232,34 @@ def _main_thread(results: Results) -> Found:
     )
 
 
+# -- a long run -----------------------------------------------------------------------------------
+
+
 def _open(results: Results) -> Found:
-    told = results["live"]["open"]
+    told = results["long"]["views"][-1]
     paint, charts = told["paint_ms"]["median"], told["charts_ms"]["median"]
     size = told["page_bytes"]["median"] / 1e6
-    holds = paint <= 500 and charts <= 1000 and size <= 1.2
     return Found(
         f"{paint:.0f} ms / {charts:.0f} ms of {told['steps']:,} steps; {size:.2f} MB",
         "–",
-        holds if told["steps"] == 1_000_000 else None,
+        paint <= 500 and charts <= 1000 and size <= 1.2,
     )
+
+
+def _long_views(results: Results) -> Found:
+    short, long = results["long"]["views"]
+    ratios = {
+        words: long[name]["median"] / short[name]["median"]
+        for words, name in (
+            ("first paint", "paint_ms"),
+            ("charts", "charts_ms"),
+            ("all of it", "all_ms"),
+            ("slowest zoom", "slowest_zoom_ms"),
+        )
+    }
+    measured = ", ".join(f"{words} {ratio:.2f} ×" for words, ratio in ratios.items())
+    holds = max(ratios.values()) <= 1.5
+    return Found(measured, "–", holds if long["steps"] == 10_000_000 else None)
 
 
 # -- growth ---------------------------------------------------------------------------------------
@@ -325,9 +343,10 @@ TARGETS = (
         _main_thread,
     ),
     Target(
-        "page of a 1 M-step run: first paint / charts; its size",
+        "page of a run of a million steps or more: first paint / charts; its size",
         "≤ 0.5 s / ≤ 1.0 s; ≤ 1.2 MB",
         _open,
     ),
+    Target("page of a run of 10 M steps, beside one of 10 thousand", "≤ 1.5 ×", _long_views),
     Target("runs held, 300 layers × 10 steps/s each", "500", _runs),
 )

@@ -12,12 +12,24 @@ import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import (
+    Column,
+    Integer,
+    MetaData,
+    Table,
+    bindparam,
+    create_engine,
+    event,
+    insert,
+    select,
+    text,
+    update,
+)
 
 import gradhelm_migrations
 from gradhelm_server.compactor import Compactor, Inbox
 from gradhelm_server.matrix import Reader
-from gradhelm_server.store import Store
+from gradhelm_server.store import Commit, OutOfStep, Store
 from gradhelm_server.tables import metadata
 
 
@@ -25,13 +37,14 @@ from gradhelm_server.tables import metadata
 def store(tmp_path: Path) -> Iterator[Store]:
     made = Store(f"sqlite:///{tmp_path / 'x.db'}")
     made.submit(lambda c: c.execute(text("CREATE TABLE t (n INTEGER, b BLOB)"))).result()
+    made.submit(rows.create).result()
     yield made
     made.close()
 
 
 def put(number: int, size: int = 10):
-    def work(connection: Connection) -> int:
-        connection.execute(
+    def work(commit: Commit) -> int:
+        commit.connection.execute(
             text("INSERT INTO t VALUES (:n, zeroblob(:s))"), {"n": number, "s": size}
         )
         return number
@@ -39,9 +52,33 @@ def put(number: int, size: int = 10):
     return work
 
 
-def fail(connection: Connection) -> None:
-    put(99)(connection)
+def fail(commit: Commit) -> None:
+    put(99)(commit)
     raise ValueError("not this one")
+
+
+rows = Table("rows", MetaData(), Column("id", Integer, primary_key=True), Column("n", Integer))
+INSERT = insert(rows).returning(rows.c.id, sort_by_parameter_order=True)
+RAISE = update(rows).where(rows.c.n == bindparam("b_before")).values(n=bindparam("b_after"))
+
+
+def put_later(number: int, told: list[tuple[int, int]], *, fails: bool = False):
+    def work(commit: Commit) -> int:
+        commit.later(INSERT, {"n": number}, got=lambda given: told.append((number, given)))
+        if fails:
+            raise ValueError("not this one")
+        return number
+
+    return work
+
+
+def raise_later(before: int, after: int):
+    return lambda commit: commit.later(RAISE, {"b_before": before, "b_after": after}, found=True)
+
+
+def stored(store: Store) -> list[tuple[int, int]]:
+    with store.reading() as connection:
+        return [tuple(row) for row in connection.execute(select(rows.c.n, rows.c.id))]
 
 
 def numbers(store: Store) -> list[int]:
@@ -53,7 +90,7 @@ def in_one_group(store: Store, works: list) -> list:
     """Futures of works that share a commit: all are queued while the writer is held up."""
     go = threading.Event()
     store.submit(lambda _: go.wait(10))
-    futures = [store.submit(work) for work in works]
+    futures = [store.share(work) for work in works]
     go.set()
     for future in futures:
         future.exception(10)
@@ -67,13 +104,71 @@ def test_one_that_fails_takes_no_neighbour_with_it(store: Store) -> None:
     assert numbers(store) == [1, 2]
 
 
+def test_what_works_leave_for_the_end_is_written_there_each_statement_once(store: Store) -> None:
+    told: list[tuple[int, int]] = []
+    executed: list[object] = []
+
+    @event.listens_for(store._writer, "before_execute")
+    def note(_connection, statement, *_rest) -> None:
+        executed.append(statement)
+
+    works = [put_later(n, told) for n in range(50)] + [raise_later(7, 107), raise_later(107, 207)]
+    futures = in_one_group(store, works)
+    assert [future.result() for future in futures[:50]] == list(range(50))
+    # After the savepoint of the work that held the writer up.
+    assert executed[2:] == [INSERT, RAISE]
+    by_number = {n: given for n, given in stored(store) if n != 207}
+    assert len(by_number) == 49
+    assert {n: given for n, given in told if n != 7} == by_number
+    assert (207, dict(told)[7]) in stored(store)
+
+
+def test_of_a_work_that_fails_nothing_is_left_for_the_end(store: Store) -> None:
+    told: list[tuple[int, int]] = []
+
+    def both(commit: Commit) -> None:
+        put_later(3, told)(commit)
+        put(98)(commit)  # writes the row above as well
+        put_later(4, told)(commit)
+        fail(commit)
+
+    futures = in_one_group(
+        store, [put_later(1, told), put_later(2, told, fails=True), both, put_later(5, told)]
+    )
+    assert [type(future.exception()) for future in futures] == [
+        type(None), ValueError, ValueError, type(None),
+    ]  # fmt: skip
+    assert [n for n, _ in stored(store)] == [1, 5]
+    assert numbers(store) == []
+
+
+def test_who_cannot_wait_sees_what_others_left_for_the_end(store: Store) -> None:
+    told: list[tuple[int, int]] = []
+
+    def count(commit: Commit) -> int:
+        put_later(2, told)(commit)
+        return commit.connection.scalar(text("SELECT count(*) FROM rows"))
+
+    futures = in_one_group(store, [put_later(1, told), count, put_later(3, told)])
+    assert futures[1].result() == 2
+    assert [n for n, _ in stored(store)] == [1, 2, 3]
+
+
+def test_an_update_that_finds_nothing_stores_nothing_of_its_group(store: Store) -> None:
+    told: list[tuple[int, int]] = []
+    futures = in_one_group(store, [put_later(1, told), raise_later(6, 7), put(3)])
+    assert all(isinstance(future.exception(), OutOfStep) for future in futures)
+    assert stored(store) == numbers(store) == []
+    assert store.share(put_later(1, told)).result() == 1
+
+
 def test_on_a_full_disk_nothing_is_told_stored_that_is_not(store: Store) -> None:
     """SQLite gives the whole transaction up then, savepoints and neighbours included."""
     store.submit(lambda c: c.execute(text("PRAGMA max_page_count = 40")).all()).result()
     futures = in_one_group(store, [put(1), put(2), put(3, 2_000_000), put(4), put(5)])
     assert ["full" in str(future.exception()) for future in futures] == [True] * 5
     assert numbers(store) == []
-    assert store.submit(put(6)).result() == 6
+    assert store.share(put(6)).result() == 6
     assert numbers(store) == [6]
 
 
@@ -81,8 +176,10 @@ def test_a_writer_whose_caller_has_gone_goes_on(store: Store) -> None:
     async def impatient() -> None:
         go = threading.Event()
         store.submit(lambda _: go.wait(10))
-        waiting = asyncio.ensure_future(store.write(put(1)))
-        running = asyncio.ensure_future(store.write(lambda c: (go.wait(10), put(2)(c))))
+        waiting = asyncio.wrap_future(store.share(put(1)))
+        running = asyncio.ensure_future(
+            store.write(lambda c: (go.wait(10), c.execute(text("INSERT INTO t VALUES (2, NULL)"))))
+        )
         await asyncio.sleep(0)
         waiting.cancel()
         running.cancel()
@@ -92,13 +189,13 @@ def test_a_writer_whose_caller_has_gone_goes_on(store: Store) -> None:
     thread = threading.Thread(target=lambda: asyncio.run(impatient()))
     thread.start()
     thread.join()
-    assert store.submit(put(3)).result(10) == 3
+    assert store.share(put(3)).result(10) == 3
     assert store.alive
 
 
 def test_readers_cannot_write(store: Store) -> None:
     with store.reading() as connection, pytest.raises(Exception, match="readonly"):
-        put(1)(connection)
+        connection.execute(text("INSERT INTO t VALUES (1, NULL)"))
 
 
 def test_the_migrations_make_the_tables_that_the_code_has(tmp_path: Path) -> None:
