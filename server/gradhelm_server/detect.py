@@ -95,15 +95,20 @@ class Detector:
     def _spikes(self, norms: wire.FloatArray) -> npt.NDArray[np.bool_]:
         spikes = np.zeros(len(norms), np.bool_)
         finite = np.flatnonzero(np.isfinite(norms))
-        while len(finite):
+        found = norms if len(finite) == len(norms) else norms[finite]
+        marks = np.zeros(len(found), np.bool_)
+        history = np.concatenate((self._norms, found))
+        before, begin = len(self._norms), 0
+        while begin < len(found):
             # The median moves slowly; taking it anew at every step would cost more than the rest.
-            now, finite = np.split(finite, [REFRESH - self._seen % REFRESH])
-            found = norms[now]
-            spikes[now] = (found > 0) & (found >= SPIKE * self._usual)
-            self._norms = np.concatenate((self._norms, found))[-WINDOW:]
-            self._seen += len(now)
+            end = min(len(found), begin + REFRESH - self._seen % REFRESH)
+            np.greater_equal(found[begin:end], SPIKE * self._usual, out=marks[begin:end])
+            self._seen += end - begin
             if self._seen >= ENOUGH and self._seen % REFRESH == 0:
-                self._usual = float(np.median(self._norms))
+                self._usual = _median(history[max(0, before + end - WINDOW) : before + end])
+            begin = end
+        self._norms = history[-WINDOW:]
+        spikes[finite] = marks & (found > 0)
         return spikes
 
     def _grow(self, kind: str, seen: Observed, burst: npt.NDArray[np.intp]) -> Event:
@@ -132,6 +137,14 @@ class Detector:
             else:
                 event = replace(before, last_step=last, count=count)
         return replace(event, text=_text(event))
+
+
+def _median(values: wire.FloatArray) -> float:
+    """As of numpy, whose own takes ten times as long for so few."""
+    middle = len(values) // 2
+    places = (middle, middle) if len(values) % 2 else (middle - 1, middle)
+    low, high = np.partition(values, places)[list(places)]
+    return float(low / 2 + high / 2)
 
 
 def _hottest(seen: Observed, row: int) -> str | None:
