@@ -27,7 +27,7 @@ from .errors import ApiError
 from .events import show_event
 from .recorder import Recorded, Recorder
 from .state import State, state_of
-from .store import Commit, OutOfStep
+from .store import MAX_WEIGHT, Commit, OutOfStep
 
 log = logging.getLogger(__name__)
 router = APIRouter()
@@ -266,10 +266,12 @@ class TrainerConnection:
         """Store what has arrived, wait for the commit, and tell who is concerned; then the next."""
         while True:
             arrived = [await self._arrived.get()]
-            while not self._arrived.empty():
+            weight = _size(arrived[0][0])
+            while weight < MAX_WEIGHT and not self._arrived.empty():
                 arrived.append(self._arrived.get_nowait())
+                weight += _size(arrived[-1][0])
             try:
-                work = self.state.store.share(partial(self._store, arrived))
+                work = self.state.store.share(partial(self._store, arrived), weight=weight)
                 done = await asyncio.wrap_future(work)
             except Exception as error:
                 # Not stored, so not acknowledged: the trainer keeps it and comes back. What the

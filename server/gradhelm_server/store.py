@@ -8,6 +8,7 @@ one that fails takes no neighbour with it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import queue
 import sqlite3
 import threading
@@ -26,6 +27,8 @@ Work = Callable[[Connection], T]
 Share = Callable[["Commit"], T]
 MAX_GROUP = 256
 """Writes that share one commit at most, so that the first of them does not wait for long."""
+MAX_WEIGHT = 1024 * 1024
+"""Bytes after which a group takes no more: what is urgent waits for a group, and not for more."""
 
 LOG_PAGES = 4096
 """Pages (of 4 KiB) that SQLite's log holds before they are copied into the database."""
@@ -125,30 +128,50 @@ class Commit:
         due.clear()
 
 
+class _Queued(NamedTuple):
+    """A write that waits; ``turn`` is first whether it is urgent, then its place in line."""
+
+    turn: tuple[int, int]
+    work: Share[Any]
+    future: Future[Any]
+    weight: int
+
+
+_URGENT, _IN_TURN, _LAST = range(3)
+
+
 class Store:
     """Reads and writes of one database. ``close`` it when done."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._queue: queue.SimpleQueue[tuple[Share[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._queue: queue.PriorityQueue[_Queued] = queue.PriorityQueue()
+        self._line = itertools.count()
         self._writer = _engine(url, writing=True)
         self._readers = _engine(url, writing=False)
         self._thread = threading.Thread(target=self._write_forever, name="gradhelm-writer")
         self._thread.start()
 
-    def submit(self, work: Work[T]) -> Future[T]:
-        """Queue ``work`` for the writer thread; the future resolves after its commit."""
-        return self.share(lambda commit: work(commit.connection))
+    def submit(self, work: Work[T], *, urgent: bool = False) -> Future[T]:
+        """Queue ``work`` for the writer thread; the future resolves after its commit.
 
-    def share(self, work: Share[T]) -> Future[T]:
-        """The same of work that leaves some of it for the end of the group."""
+        What is ``urgent`` goes before all that waits and is not.
+        """
+        return self.share(lambda commit: work(commit.connection), urgent=urgent)
+
+    def share(self, work: Share[T], *, weight: int = 0, urgent: bool = False) -> Future[T]:
+        """The same of work that leaves some of it for the end of the group.
+
+        ``weight``: how many bytes it is about.
+        """
         future: Future[T] = Future()
-        self._queue.put((work, future))
+        turn = _URGENT if urgent else _IN_TURN
+        self._queue.put(_Queued((turn, next(self._line)), work, future, weight))
         return future
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, urgent: bool = False) -> T:
         """Run ``work`` in the writer thread and wait for its commit."""
-        return await asyncio.wrap_future(self.submit(work))
+        return await asyncio.wrap_future(self.submit(work, urgent=urgent))
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -167,7 +190,7 @@ class Store:
 
     def close(self) -> None:
         """Write what is queued, then end."""
-        self._queue.put(None)
+        self._queue.put(_Queued((_LAST, 0), lambda _: None, Future(), 0))
         self._thread.join()
         self._writer.dispose()
         self._readers.dispose()
@@ -181,23 +204,23 @@ class Store:
         ended = False
         while not ended:
             group = [self._queue.get()]
-            while len(group) < MAX_GROUP and group[-1] is not None:
+            weight = group[0].weight
+            while len(group) < MAX_GROUP and weight < MAX_WEIGHT:
                 try:
                     group.append(self._queue.get_nowait())
                 except queue.Empty:
                     break
-            ended = group[-1] is None
+                weight += group[-1].weight
+            ended = group[-1].turn[0] == _LAST
             # From here on they cannot be cancelled, so that their results can be set.
-            self._commit(
-                [item for item in group if item and item[1].set_running_or_notify_cancel()]
-            )
+            self._commit([one for one in group if one.future.set_running_or_notify_cancel()])
 
-    def _commit(self, group: list[tuple[Share[Any], Future[Any]]]) -> None:
+    def _commit(self, group: list[_Queued]) -> None:
         done: list[tuple[Future[Any], Any]] = []
         try:
             with self._writer.begin() as connection:
                 commit = Commit(connection)
-                for work, future in group:
+                for _, work, future, _ in group:
                     try:
                         done.append((future, commit.attempt(work)))
                     except Exception as error:
@@ -206,9 +229,9 @@ class Store:
                         future.set_exception(error)
                 commit.finish()
         except Exception as error:  # the commit itself: nothing of the group is stored
-            for _, future in group:
-                if not future.done():
-                    future.set_exception(error)
+            for one in group:
+                if not one.future.done():
+                    one.future.set_exception(error)
             return
         for future, result in done:
             future.set_result(result)

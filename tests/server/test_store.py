@@ -29,7 +29,7 @@ from sqlalchemy import (
 import gradhelm_migrations
 from gradhelm_server.compactor import Compactor, Inbox
 from gradhelm_server.matrix import Reader
-from gradhelm_server.store import Commit, OutOfStep, Store
+from gradhelm_server.store import MAX_WEIGHT, Commit, OutOfStep, Store
 from gradhelm_server.tables import metadata
 
 
@@ -86,10 +86,17 @@ def numbers(store: Store) -> list[int]:
         return list(connection.scalars(text("SELECT n FROM t ORDER BY n")))
 
 
+def held_up(store: Store) -> threading.Event:
+    """The writer has begun a commit that lasts until this is set."""
+    begun, go = threading.Event(), threading.Event()
+    store.submit(lambda _: (begun.set(), go.wait(10)))
+    assert begun.wait(10)
+    return go
+
+
 def in_one_group(store: Store, works: list) -> list:
     """Futures of works that share a commit: all are queued while the writer is held up."""
-    go = threading.Event()
-    store.submit(lambda _: go.wait(10))
+    go = held_up(store)
     futures = [store.share(work) for work in works]
     go.set()
     for future in futures:
@@ -160,6 +167,38 @@ def test_an_update_that_finds_nothing_stores_nothing_of_its_group(store: Store) 
     assert all(isinstance(future.exception(), OutOfStep) for future in futures)
     assert stored(store) == numbers(store) == []
     assert store.share(put_later(1, told)).result() == 1
+
+
+def test_what_is_urgent_waits_for_the_commit_under_way_and_for_no_other(store: Store) -> None:
+    order: list[object] = []
+    go = held_up(store)
+    heavy = [
+        store.share(lambda _, n=n: order.append(n), weight=MAX_WEIGHT // 4) for n in range(12)
+    ]
+    urgent = store.submit(lambda _: order.append("urgent"), urgent=True)
+    go.set()
+    for future in (*heavy, urgent):
+        future.result(10)
+    assert order == ["urgent", *range(12)]
+
+
+def test_a_group_takes_so_many_bytes_and_no_more(store: Store) -> None:
+    commits: list[int] = []
+    order: list[int] = []
+
+    @event.listens_for(store._writer, "commit")
+    def note(_connection) -> None:
+        commits.append(len(order))
+
+    go = held_up(store)
+    works = [
+        store.share(lambda _, n=n: order.append(n), weight=MAX_WEIGHT // 4) for n in range(10)
+    ]
+    go.set()
+    for work in works:
+        work.result(10)
+    # The one that held the writer up, then four quarters each.
+    assert commits == [0, 4, 8, 10]
 
 
 def test_on_a_full_disk_nothing_is_told_stored_that_is_not(store: Store) -> None:

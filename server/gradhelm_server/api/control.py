@@ -65,7 +65,7 @@ async def put_control(
         version = control.put(connection, runs.find(connection, run), change, now)
         return version, control.desired(connection, run), control.document(connection, run)
 
-    version, desired, document = await state.store.write(work)
+    version, desired, document = await state.store.write(work, urgent=True)
     trainer = state.hub.trainers.get(run)
     if trainer is not None and desired.version == version:
         trainer.tell(desired)
