@@ -165,4 +165,4 @@ def test_an_unknown_part_is_asked_wrongly() -> None:
         [sys.executable, "-m", "benchmarks", "nonsense"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert "expected ingest" in done.stderr
+    assert "expected hook, ingest" in done.stderr

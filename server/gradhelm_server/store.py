@@ -27,7 +27,7 @@ Work = Callable[[Connection], T]
 Share = Callable[["Commit"], T]
 MAX_GROUP = 256
 """Writes that share one commit at most, so that the first of them does not wait for long."""
-MAX_WEIGHT = 1024 * 1024
+MAX_WEIGHT = 512 * 1024
 """Bytes after which a group takes no more: what is urgent waits for a group, and not for more."""
 
 LOG_PAGES = 4096
