@@ -7,7 +7,7 @@ from typing import Any
 
 from . import place, plots
 from .plots import Bar, number
-from .targets import TARGETS, Results, judged
+from .targets import MISSED, TARGETS, Results, judged
 
 DOCUMENT = place.ROOT / "docs" / "performance.md"
 PICTURES = place.ROOT / "docs" / "images" / "performance"
@@ -96,13 +96,23 @@ def _machine(results: Results) -> str:
 
 
 def _targets(results: Results) -> str:
-    rows = [[t.what, t.target, *judged(t, results)] for t in TARGETS]
-    return (
+    verdicts = [(t, judged(t, results)) for t in TARGETS]
+    rows = [[t.what, t.target, *verdict] for t, verdict in verdicts]
+    missed = [
+        f"- *{t.what}*: {t.limit}"
+        for t, (_, _, verdict) in verdicts
+        if verdict == MISSED and t.limit
+    ]
+    parts = [
         "## Targets\n\nHeld or missed is decided by the program, from the figures below. That the "
         "weights are the same to the bit as with torch's own clip is shown by "
-        "`python -m benchmarks.identity`.\n\n"
-        + _table(["what", "target", "measured", "to the best peer", ""], rows)
-    )
+        "`python -m benchmarks.identity`.",
+        _table(["what", "target", "measured", "to the best peer", ""], rows),
+    ]
+    if missed:
+        parts.append("What stands in the way where one was missed, as profiles show it:")
+        parts.append("\n".join(missed))
+    return "\n\n".join(parts)
 
 
 # -- parts ----------------------------------------------------------------------------------------

@@ -172,9 +172,7 @@ def test_an_update_that_finds_nothing_stores_nothing_of_its_group(store: Store) 
 def test_what_is_urgent_waits_for_the_commit_under_way_and_for_no_other(store: Store) -> None:
     order: list[object] = []
     go = held_up(store)
-    heavy = [
-        store.share(lambda _, n=n: order.append(n), weight=MAX_WEIGHT // 4) for n in range(12)
-    ]
+    heavy = [store.share(lambda _, n=n: order.append(n), weight=MAX_WEIGHT // 4) for n in range(12)]
     urgent = store.submit(lambda _: order.append("urgent"), urgent=True)
     go.set()
     for future in (*heavy, urgent):
@@ -191,9 +189,7 @@ def test_a_group_takes_so_many_bytes_and_no_more(store: Store) -> None:
         commits.append(len(order))
 
     go = held_up(store)
-    works = [
-        store.share(lambda _, n=n: order.append(n), weight=MAX_WEIGHT // 4) for n in range(10)
-    ]
+    works = [store.share(lambda _, n=n: order.append(n), weight=MAX_WEIGHT // 4) for n in range(10)]
     go.set()
     for work in works:
         work.result(10)
