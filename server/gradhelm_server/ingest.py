@@ -27,7 +27,7 @@ from .errors import ApiError
 from .events import show_event
 from .recorder import Recorded, Recorder
 from .state import State, state_of
-from .store import MAX_WEIGHT, Commit, OutOfStep
+from .store import Commit, OutOfStep
 
 log = logging.getLogger(__name__)
 router = APIRouter()
@@ -35,6 +35,8 @@ WINDOW = 256
 """Messages of one trainer that may wait for their commit."""
 HELD = 8 * 1024 * 1024
 """Bytes of them after which no more is read until a commit is done."""
+SLICE = 512 * 1024
+"""Bytes of them that are stored at a time: what is urgent waits for no more than that."""
 HELLO_WITHIN = 10.0
 PATIENCE_WITH_GARBAGE = 16
 
@@ -267,7 +269,7 @@ class TrainerConnection:
         while True:
             arrived = [await self._arrived.get()]
             weight = _size(arrived[0][0])
-            while weight < MAX_WEIGHT and not self._arrived.empty():
+            while weight < SLICE and not self._arrived.empty():
                 arrived.append(self._arrived.get_nowait())
                 weight += _size(arrived[-1][0])
             try:

@@ -27,8 +27,8 @@ Work = Callable[[Connection], T]
 Share = Callable[["Commit"], T]
 MAX_GROUP = 256
 """Writes that share one commit at most, so that the first of them does not wait for long."""
-MAX_WEIGHT = 512 * 1024
-"""Bytes after which a group takes no more: what is urgent waits for a group, and not for more."""
+MAX_WEIGHT = 4 * 1024 * 1024
+"""Bytes after which a group takes no more."""
 
 LOG_PAGES = 4096
 """Pages (of 4 KiB) that SQLite's log holds before they are copied into the database."""
@@ -147,6 +147,7 @@ class Store:
         self.url = url
         self._queue: queue.PriorityQueue[_Queued] = queue.PriorityQueue()
         self._line = itertools.count()
+        self._over = False
         self._writer = _engine(url, writing=True)
         self._readers = _engine(url, writing=False)
         self._thread = threading.Thread(target=self._write_forever, name="gradhelm-writer")
@@ -201,40 +202,68 @@ class Store:
         return self._thread.is_alive()
 
     def _write_forever(self) -> None:
-        ended = False
-        while not ended:
-            group = [self._queue.get()]
-            weight = group[0].weight
-            while len(group) < MAX_GROUP and weight < MAX_WEIGHT:
-                try:
-                    group.append(self._queue.get_nowait())
-                except queue.Empty:
-                    break
-                weight += group[-1].weight
-            ended = group[-1].turn[0] == _LAST
-            # From here on they cannot be cancelled, so that their results can be set.
-            self._commit([one for one in group if one.future.set_running_or_notify_cancel()])
+        rest: list[_Queued] = []
+        while rest or not self._over:
+            urgent: list[_Queued] = []
+            while self._urgent:
+                self._take(urgent)
+            if urgent:
+                self._commit(urgent)
+            else:
+                self._fill(rest)
+                rest = rest[self._commit(rest, may_be_cut=True) :]
 
-    def _commit(self, group: list[_Queued]) -> None:
+    def _fill(self, group: list[_Queued]) -> None:
+        """Add what waits, as long as it is not too much; wait for the first."""
+        if not group:
+            self._take(group)
+        while len(group) < MAX_GROUP and sum(one.weight for one in group) < MAX_WEIGHT:
+            try:
+                self._take(group, wait=False)
+            except queue.Empty:
+                return
+
+    def _take(self, group: list[_Queued], *, wait: bool = True) -> None:
+        one = self._queue.get(block=wait)
+        if one.turn[0] == _LAST:
+            self._over = True
+        # From here on it cannot be cancelled, so that its result can be set.
+        elif one.future.set_running_or_notify_cancel():
+            group.append(one)
+
+    @property
+    def _urgent(self) -> bool:
+        """Whether something urgent waits; nothing else can come before it until it is taken."""
+        waiting = self._queue.queue
+        return bool(waiting) and waiting[0].turn[0] == _URGENT
+
+    def _commit(self, group: list[_Queued], *, may_be_cut: bool = False) -> int:
+        """How many of a group were tried: all, but that what is urgent may cut it short."""
         done: list[tuple[Future[Any], Any]] = []
+        tried = 0
         try:
             with self._writer.begin() as connection:
                 commit = Commit(connection)
-                for _, work, future, _ in group:
+                for one in group:
+                    tried += 1
                     try:
-                        done.append((future, commit.attempt(work)))
+                        done.append((one.future, commit.attempt(one.work)))
                     except Exception as error:
                         if _rolled_back(connection):
                             raise
-                        future.set_exception(error)
+                        one.future.set_exception(error)
+                    if may_be_cut and self._urgent:
+                        break
                 commit.finish()
-        except Exception as error:  # the commit itself: nothing of the group is stored
-            for one in group:
+        except Exception as error:  # the commit itself: nothing of what was tried is stored
+            tried = tried or len(group)  # with a connection that cannot even begin, no work can
+            for one in group[:tried]:
                 if not one.future.done():
                     one.future.set_exception(error)
-            return
+            return tried
         for future, result in done:
             future.set_result(result)
+        return tried
 
 
 def _rolled_back(connection: Connection) -> bool:

@@ -180,6 +180,27 @@ def test_what_is_urgent_waits_for_the_commit_under_way_and_for_no_other(store: S
     assert order == ["urgent", *range(12)]
 
 
+def test_what_is_urgent_cuts_a_group_short_which_goes_on_afterwards(store: Store) -> None:
+    order: list[object] = []
+    begun, go = threading.Event(), threading.Event()
+
+    def first(_: Commit) -> None:
+        order.append("first")
+        begun.set()
+        go.wait(10)
+
+    hold = held_up(store)
+    works = [store.share(first)]
+    works += [store.share(lambda _, n=n: order.append(n)) for n in range(5)]
+    hold.set()
+    assert begun.wait(10)
+    urgent = [store.submit(lambda _, n=n: order.append(n), urgent=True) for n in "ab"]
+    go.set()
+    for future in (*works, *urgent):
+        future.result(10)
+    assert order == ["first", "a", "b", *range(5)]
+
+
 def test_a_group_takes_so_many_bytes_and_no_more(store: Store) -> None:
     commits: list[int] = []
     order: list[int] = []
@@ -198,13 +219,15 @@ def test_a_group_takes_so_many_bytes_and_no_more(store: Store) -> None:
 
 
 def test_on_a_full_disk_nothing_is_told_stored_that_is_not(store: Store) -> None:
-    """SQLite gives the whole transaction up then, savepoints and neighbours included."""
+    """SQLite gives the whole transaction up then, savepoints and neighbours included; those that
+    come after it have one of their own."""
     store.submit(lambda c: c.execute(text("PRAGMA max_page_count = 40")).all()).result()
     futures = in_one_group(store, [put(1), put(2), put(3, 2_000_000), put(4), put(5)])
-    assert ["full" in str(future.exception()) for future in futures] == [True] * 5
-    assert numbers(store) == []
+    assert ["full" in str(future.exception()) for future in futures[:3]] == [True] * 3
+    assert [future.result() for future in futures[3:]] == [4, 5]
+    assert numbers(store) == [4, 5]
     assert store.share(put(6)).result() == 6
-    assert numbers(store) == [6]
+    assert numbers(store) == [4, 5, 6]
 
 
 def test_a_writer_whose_caller_has_gone_goes_on(store: Store) -> None:
