@@ -6,7 +6,7 @@ Law: every row that was handed over ends up in exactly one frame per column grou
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -79,3 +79,17 @@ def _put(
     for first in range(0, len(steps), most):
         part = slice(first, first + most)
         outbox.put(wire.pack_frame(1, group, version, steps[part], times[part], rows[part]))
+
+
+def declared(
+    group: int, columns: tuple[wire.Column, ...], stream: str | None = None
+) -> Iterator[wire.Columns]:
+    """``columns`` of a group in messages that stay well below MAX_MESSAGE."""
+    first = size = 0
+    for index, column in enumerate(columns):
+        cost = 4 * len(column.name) + 10 * len(column.shape) + 60
+        if size + cost > 200 * 1024:
+            yield wire.Columns(group, first, columns[first:index], stream)
+            first, size = index, 0
+        size += cost
+    yield wire.Columns(group, first, columns[first:], stream)

@@ -3,6 +3,7 @@
 GradhelmError
  +- WireError      a message that does not follow the protocol
  +- SettingsError  a setting (environment or command line) with a value that cannot be used
+ +- SpoolError     records that cannot be kept on disk, or read again
 
 Bad arguments of the Python interface raise the standard ``ValueError`` or ``TypeError`` that names
 the argument and what it accepts.
@@ -21,3 +22,7 @@ class WireError(GradhelmError):
 
 class SettingsError(GradhelmError):
     """A setting with a value that cannot be used; the text names it and what it accepts."""
+
+
+class SpoolError(GradhelmError):
+    """Records cannot be kept on disk, or read again; the text names the place and what is wrong."""

@@ -14,7 +14,6 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,7 +23,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from . import wire
-from .cargo import Cargo
+from .cargo import Cargo, declared
 from .errors import WireError
 from .notice import Notices, logger
 from .outbox import Outbox
@@ -122,7 +121,7 @@ class Link:
     def _connection(self) -> float:
         """One connection, from its opening to its end; seconds to wait at least before the next."""
         try:
-            with connect(ingest_url(self.server), **self._options()) as connection:
+            with connect(ingest_url(self.server), **options(self.server, self._token)) as connection:
                 connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _send_limit())
                 self._converse(connection)
         except _Over:
@@ -138,22 +137,6 @@ class Link:
         except Exception as error:
             self._notices.fault("sending", error)
         return 0.0
-
-    def _options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {
-            "subprotocols": [Subprotocol(wire.SUBPROTOCOL)],
-            "compression": None,
-            "max_size": wire.MAX_MESSAGE,
-            "open_timeout": OPEN_LIMIT,
-            "close_timeout": 1.0,
-            "ping_interval": BEAT,
-            "ping_timeout": SILENCE_LIMIT,
-        }
-        if self._token:
-            options["additional_headers"] = {"Authorization": f"Bearer {self._token}"}
-        if is_loopback(self.server):  # a proxy from the environment is not meant for this machine
-            options["proxy"] = None
-        return options
 
     def _rest(self, seconds: float) -> None:
         """Waits before the next try; the ring goes on being emptied meanwhile."""
@@ -225,8 +208,8 @@ class Link:
         columns: tuple[wire.Column, ...],
         stream: str | None = None,
     ) -> None:
-        for first, chunk in _chunks(columns):
-            connection.send(wire.encode(wire.Columns(group, first, chunk, stream)))
+        for message in declared(group, columns, stream):
+            connection.send(wire.encode(message))
 
     def _answer(self, connection: ClientConnection) -> None:
         """Tells what became of changes; before frames, so that nobody waits for a backlog."""
@@ -347,6 +330,24 @@ def ingest_url(server: str) -> str:
     return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + wire.INGEST_PATH, "", ""))
 
 
+def options(server: str, token: str) -> dict[str, Any]:
+    """How a trainer's connection to ``server`` is opened."""
+    found: dict[str, Any] = {
+        "subprotocols": [Subprotocol(wire.SUBPROTOCOL)],
+        "compression": None,
+        "max_size": wire.MAX_MESSAGE,
+        "open_timeout": OPEN_LIMIT,
+        "close_timeout": 1.0,
+        "ping_interval": BEAT,
+        "ping_timeout": SILENCE_LIMIT,
+    }
+    if token:
+        found["additional_headers"] = {"Authorization": f"Bearer {token}"}
+    if is_loopback(server):  # a proxy from the environment is not meant for this machine
+        found["proxy"] = None
+    return found
+
+
 def new_segment() -> str:
     """A random name for one life of a trainer."""
     return secrets.token_hex(8)
@@ -356,18 +357,6 @@ def _binary(data: str | bytes) -> bytes:
     if isinstance(data, str):
         raise WireError("a text message; only binary ones are part of the protocol")
     return data
-
-
-def _chunks(columns: tuple[wire.Column, ...]) -> Iterator[tuple[int, tuple[wire.Column, ...]]]:
-    """``columns`` in pieces whose message stays well below MAX_MESSAGE, each with its first index."""
-    first = size = 0
-    for index, column in enumerate(columns):
-        cost = 4 * len(column.name) + 10 * len(column.shape) + 60
-        if size + cost > 200 * 1024:
-            yield first, columns[first:index]
-            first, size = index, 0
-        size += cost
-    yield first, columns[first:]
 
 
 def _send_limit() -> bytes:
