@@ -99,8 +99,8 @@ class _Delivery:
         self._sent = 0
 
     def carry(self, hello: wire.Hello, columns: list[wire.Columns]) -> None:
-        hello = msgspec.structs.replace(hello, replay=True, resume=True)
-        for message in (hello, *columns):
+        hello = msgspec.structs.replace(hello, resume=True)
+        for message in (wire.Replay(hello), *columns):
             self._send(message)
         self._welcomed()
         end: wire.Finish | None = None

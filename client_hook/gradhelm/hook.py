@@ -10,6 +10,7 @@ import math
 import socket
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ from ._version import __version__
 from .clip import Strategy
 from .clip.norm import Observe
 from .control import Control, Lever, Steering
+from .errors import SpoolError
 from .inbackward import InBackward
-from .link import new_segment
-from .notice import speak
+from .keeper import Keeper
+from .link import Link, new_segment
+from .notice import logger, speak
 from .plan import Clip, Optimizers, Planned, plan
 from .run import Run
 from .stepper import Stepper, free
@@ -75,7 +78,9 @@ def attach(
     measure_every: on every n-th step, also measure the norms of weights and updates, their ratio,
         for Adam's family the RMS of the update, and the gradients by powers of two; 0 for never.
         Costs a copy of the weights and some passes over them on those steps.
-    mode: ``online`` or ``disabled`` (clip, and nothing else); defaults to ``GRADHELM_MODE``.
+    mode: ``online``; ``offline``, where what is measured is kept on disk, below ``GRADHELM_SPOOL``,
+        until ``gradhelm sync`` brings it to a server; or ``disabled`` (clip, and nothing else);
+        defaults to ``GRADHELM_MODE``.
     run_id, resume, start_step: ``run_id`` is a UUIDv7, made here by default; ``resume=True``
         continues the run of that id; ``start_step`` is the number of the first step.
 
@@ -103,7 +108,9 @@ def attach(
         measure_every=measure_every,
     )
     rank, ranks = _rank()
-    limits, levers = _levers(planned, control, known.control, ranks)
+    limits, levers = _levers(
+        planned, control, _why_not(known.control, offline=chosen == "offline", ranks=ranks)
+    )
     url = arguments.server(known.server if server is None else server)
     hello = Hello(
         run=arguments.run_id(run_id, resume),
@@ -138,14 +145,42 @@ def attach(
             run._steppers.append(Stepper(one.stream, model, one.optimizers[0], run.id))
         elif one.optimizers:
             run._steppers.append(InBackward(one.stream, one.optimizers, run.id))
-    if chosen == "online" and rank == 0:
+    if rank == 0 and chosen != "disabled":
         speak()
-        run._report_to(url, token, hello)
+        if chosen == "online":
+            run._report(lambda *cargo: Link(url, token, hello, *cargo), f"at {run.url}")
+        else:
+            _keep(run, known.spool, hello)
     return run
 
 
+def _keep(run: Run, folder: Path, hello: Hello) -> None:
+    """What is measured goes to disk; where it cannot, the run only clips."""
+    try:
+        run._report(
+            lambda *cargo: Keeper(folder, hello, *cargo),
+            f"offline; to bring them to a server: gradhelm sync {folder / hello.run}",
+        )
+    except SpoolError as error:
+        logger.warning("%s; training goes on, unwatched", error)
+
+
+def _why_not(allowed: bool, *, offline: bool, ranks: int) -> str | None:
+    """Why nothing may be changed from outside, whatever the script allows."""
+    if not allowed:
+        return "GRADHELM_CONTROL=off where the trainer runs"
+    if offline:
+        return "the run is offline: nothing reaches it"
+    if ranks > 1:
+        return (
+            f"the job has {ranks} ranks: all of them would have to switch at the same step, which "
+            "this version cannot do"
+        )
+    return None
+
+
 def _levers(
-    planned: list[Planned], control: Control | None, allowed: bool, ranks: int
+    planned: list[Planned], control: Control | None, why_not: str | None
 ) -> tuple[Limits, list[Lever]]:
     """What remote users may change: the strategies of all streams, with the ranges of their
     thresholds; without ranges where nothing may be changed."""
@@ -158,13 +193,8 @@ def _levers(
             ranges = asked.ranges(name, coded, _most(strategy, name))
             levers.append(Lever(strategy, ranges, one.stream.next_step, match, one.stream.name))
     limits = asked.limits()
-    if not allowed:
-        limits = Limits(why_not="GRADHELM_CONTROL=off where the trainer runs")
-    elif ranks > 1:
-        limits = Limits(
-            why_not=f"the job has {ranks} ranks: all of them would have to switch at the same "
-            "step, which this version cannot do"
-        )
+    if why_not is not None:
+        limits = Limits(why_not=why_not)
     elif limits.why_not is None and not any(lever.limits for lever in levers):
         if any(isinstance(lever.strategy, Observe) for lever in levers):
             if control is not None:

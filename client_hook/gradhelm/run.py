@@ -10,9 +10,9 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 from torch import Tensor
@@ -20,12 +20,12 @@ from torch import Tensor
 from .cargo import Cargo, Lane
 from .control import Steering
 from .layout import RESERVED
-from .link import Link
 from .notice import Notices, logger
+from .outbox import Outbox
 from .ring import Group
 from .scalars import Scalars
 from .stream import Stream
-from .wire import MAX_GROUP, Finish, Hello
+from .wire import MAX_GROUP, Finish
 
 if TYPE_CHECKING:
     from .inbackward import InBackward
@@ -36,6 +36,15 @@ DRAIN: Final = 5.0
 STATUSES: Final = ("finished", "failed", "stopped")
 
 _open_runs: weakref.WeakSet[Run] = weakref.WeakSet()
+
+
+class Sender(Protocol):
+    """The thread that takes what was measured from here: :class:`Link` or :class:`Keeper`."""
+
+    outbox: Outbox
+
+    def start(self) -> None: ...
+    def finish(self, end: Finish, limit: float) -> bool: ...
 
 
 class Run:
@@ -59,7 +68,7 @@ class Run:
         self._steering = steering
         self._notices = Notices()
         self._scalars: Scalars | None = None
-        self._link: Link | None = None
+        self._link: Sender | None = None
         self._steppers: list[Stepper | InBackward] = []
         self._closed = False
         for stream in streams.values():
@@ -193,8 +202,8 @@ class Run:
 
     # -- for the hook -----------------------------------------------------------------------------
 
-    def _report_to(self, server: str, token: str, hello: Hello) -> None:
-        """Starts reporting: from here on there is a second thread."""
+    def _report(self, made: Callable[[Cargo, Notices], Sender], where: str) -> None:
+        """Starts reporting by what is ``made``: from here on there is a second thread."""
         lanes = []
         numbers = 0
         for stream in self.streams.values():
@@ -209,12 +218,12 @@ class Run:
         names = {column.name for lane in lanes for column in lane.columns} | RESERVED
         self._scalars = Scalars(self._notices, frozenset(names), numbers)
         cargo = Cargo(lanes, self._scalars, self._steering, self._beat)
-        self._link = Link(server, token, hello, cargo, self._notices)
+        self._link = made(cargo, self._notices)
         self._link.start()
         _open_runs.add(self)
         atexit.register(self._at_exit)
         watched = sum(len(stream.layout.targets) for stream in self.streams.values())
-        logger.info("watching %d parameters at %s", watched, self.url)
+        logger.info("watching %d parameters %s", watched, where)
 
     def _beat(self) -> tuple[int | None, dict[str, float]]:
         return self._first.last_step, self.stats()
@@ -236,7 +245,7 @@ class Run:
         _open_runs.discard(self)
         try:
             if not link.finish(Finish(status, self._first.last_step, why[:1000]), DRAIN):
-                self._notices.warn("end", f"{self.url}: the end of the run was not delivered")
+                self._notices.warn("end", f"{self.url}: the end of the run was not told")
         except Exception as error:
             self._notices.fault("closing", error)
 

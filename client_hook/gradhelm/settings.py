@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from .errors import SettingsError
 
-MODES: Final = ("online", "disabled")
+MODES: Final = ("online", "offline", "disabled")
 
 TABLE: Final[dict[str, tuple[str, str]]] = {
     "GRADHELM_SERVER": (
@@ -29,7 +29,12 @@ TABLE: Final[dict[str, tuple[str, str]]] = {
     ),
     "GRADHELM_MODE": (
         "online",
-        "online, or disabled: clip as told, report nothing",
+        "online; offline: keep what is measured on disk, for `gradhelm sync`; or disabled: clip as "
+        "told, report nothing",
+    ),
+    "GRADHELM_SPOOL": (
+        "",
+        "where offline runs keep what they measure; empty means spool in the data directory",
     ),
     "GRADHELM_HOME": (
         "~/.gradhelm",
@@ -51,6 +56,7 @@ class Settings:
     token: str
     mode: str
     home: Path
+    spool: Path
     control: bool
 
 
@@ -58,11 +64,13 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings in ``environ`` (default: this process's). Raises SettingsError."""
     environ = os.environ if environ is None else environ
     found = {name: environ.get(name) or default for name, (default, _) in TABLE.items()}
+    home = Path(found["GRADHELM_HOME"]).expanduser()
     return Settings(
         server=found["GRADHELM_SERVER"],
         token=found["GRADHELM_TOKEN"],
         mode=_one_of("GRADHELM_MODE", found, MODES),
-        home=Path(found["GRADHELM_HOME"]).expanduser(),
+        home=home,
+        spool=Path(found["GRADHELM_SPOOL"] or home / "spool").expanduser(),
         control=_one_of("GRADHELM_CONTROL", found, ("on", "off")) == "on",
     )
 

@@ -190,6 +190,16 @@ class Hello(_Message, frozen=True, tag="hello"):
     protocol: int = PROTOCOL
 
 
+class Replay(_Message, frozen=True, tag="replay"):
+    """In place of a hello: what comes now was kept on disk by the trainer that ``hello`` is of.
+
+    It may be gone since long, or speak for the same run meanwhile: nobody is replaced, nothing is
+    steered, and how the run is doing is still what its newest segment says.
+    """
+
+    hello: Hello
+
+
 class Columns(_Message, frozen=True, tag="columns"):
     """Declares columns ``first``... of a group; sent before the first frame that uses them.
 
@@ -221,7 +231,10 @@ class Frame(_Message, frozen=True, tag="frame"):
 
 
 class Gap(_Message, frozen=True, tag="gap"):
-    """Steps ``first``..``last`` were taken but are not coming: ``count`` rows lost, and why."""
+    """Steps ``first``..``last`` were taken but are not coming: ``count`` rows lost, and why.
+
+    A ``count`` of 0 only takes a number, that of a record which an earlier gap tells of.
+    """
 
     seq: Seq
     first: Step
@@ -271,7 +284,7 @@ class Finish(_Message, frozen=True, tag="finish"):
     why: Text = ""
 
 
-ToServer = Hello | Columns | Frame | Gap | Heartbeat | Applied | Delivered | Rejected | Finish
+ToServer = Hello | Replay | Columns | Frame | Gap | Heartbeat | Applied | Delivered | Rejected | Finish
 
 
 # -- server to trainer --------------------------------------------------------------------------

@@ -133,6 +133,22 @@ def parser() -> argparse.ArgumentParser:
     act.set_defaults(command=commands.token_revoke)
 
     made = add(
+        "sync",
+        commands.sync,
+        "bring what offline runs have kept to a server; may be stopped, and repeated",
+    )
+    made.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        metavar="DIR",
+        help="of a run, of a segment, or of many (default: GRADHELM_SPOOL)",
+    )
+    made.add_argument("--server", help="its URL (GRADHELM_SERVER)")
+    made.add_argument("--token", help="may report runs (GRADHELM_TOKEN)")
+    add_json(made)
+
+    made = add(
         "prune",
         commands.prune,
         "remove deleted runs, and norms of single steps that are old or beyond a quota",

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+from gradhelm import settings
+from gradhelm.errors import SpoolError
 
 from .client import Client, Failed
 
 if TYPE_CHECKING:
+    from gradhelm.delivery import Delivered
+
     from .figures import Figures, Spread
     from .load import Load, Plan
 
@@ -24,6 +31,59 @@ def link(_: argparse.Namespace) -> None:
     client = Client.here()
     code = client.ask("POST", "login-links", body={}).body["code"]
     print(f"{client.server}/login#{code}")
+
+
+def sync(arguments: argparse.Namespace) -> None:
+    from gradhelm import spool
+    from gradhelm.delivery import Delivered, Undelivered, deliver
+
+    found = settings.read(os.environ)
+    folder = arguments.folder or found.spool
+    if arguments.folder is not None and not folder.is_dir():
+        raise Failed(f"there is no folder {folder}")
+    client = Client.here(arguments.server, arguments.token)
+    done: list[tuple[str, Delivered]] = []
+    failures: list[tuple[str, str]] = []
+    segments = spool.segments(folder) if folder.is_dir() else []
+
+    def progress(at: Delivered) -> None:
+        if not arguments.json:
+            print(f"{_safe(at.name)}: {at.records:,} records so far …", file=sys.stderr)
+
+    for segment in segments:
+        try:
+            delivered = deliver(segment, client.server, client.token, progress)
+        except (Undelivered, SpoolError) as error:
+            failures.append((str(segment), str(error)))
+            if not arguments.json:
+                print(f"{segment}: {error}", file=sys.stderr)
+            continue
+        done.append((str(segment), delivered))
+        if not arguments.json:
+            print(_delivered(delivered))
+    if arguments.json:
+        told = [{"folder": folder, **asdict(one)} for folder, one in done]
+        print_json({"delivered": told, "failed": [dict(folder=f, why=w) for f, w in failures]})
+    elif not segments:
+        print(f"nothing is kept in {folder}")
+    if failures:
+        raise Failed(f"{len(failures)} of {len(segments)} could not be delivered; they are kept")
+
+
+def _delivered(done: Delivered) -> str:
+    """One segment in a line."""
+    parts = [f"{done.records:,} records with {done.steps:,} steps sent"]
+    if done.before:
+        parts.append(f"{done.before:,} were there before")
+    if done.missing:
+        parts.append(f"{done.missing:,} could not be read, and are declared missing")
+    if done.going_on:
+        parts.append("the run goes on")
+    elif done.ended:
+        parts.append("all is delivered and removed here")
+    else:
+        parts.append("its end is not known: it was killed")
+    return f"{_safe(done.name)} ({done.run}): {'; '.join(parts)}"
 
 
 def prune(arguments: argparse.Namespace) -> None:

@@ -89,6 +89,8 @@ class Hub:
     def __init__(self) -> None:
         self._viewers: dict[str, set[Viewer]] = {}
         self.trainers: dict[str, Trainer] = {}
+        self.replays: set[str] = set()
+        """Segments that were kept on disk and are being delivered."""
 
     def pace(self, run: str) -> int:
         """Milliseconds between a trainer's frames."""

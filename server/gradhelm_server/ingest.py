@@ -56,9 +56,9 @@ async def ingest(socket: WebSocket) -> None:
     )
     connection = TrainerConnection(socket, state)
     try:
-        hello = await asyncio.wait_for(connection.hello(), HELLO_WITHIN)
-        if hello is not None:
-            await connection.serve(hello)
+        first = await asyncio.wait_for(connection.hello(), HELLO_WITHIN)
+        if first is not None:
+            await connection.serve(first)
     except TimeoutError:
         await connection.close(wire.CloseCode.BAD_MESSAGE, "no hello came")
     except (WebSocketDisconnect, RuntimeError):
@@ -74,6 +74,7 @@ class TrainerConnection:
         self.run = ""
         self.segment = ""
         self.replaced = False
+        self.replay = False
         self._recorder: Recorder | None = None
         self._asked: wire.Resend | None = None
         self._ending: wire.CloseCode | None = None
@@ -87,21 +88,24 @@ class TrainerConnection:
         """Send when possible; the order is kept."""
         self._out.put_nowait(message)
 
-    async def hello(self) -> wire.Hello | None:
+    async def hello(self) -> wire.Hello | wire.Replay | None:
         try:
             message = await self._receive()
         except WireError as error:
             await self.close(wire.CloseCode.BAD_MESSAGE, str(error))
             return None
-        if not isinstance(message, wire.Hello):
+        if not isinstance(message, wire.Hello | wire.Replay):
             await self.close(wire.CloseCode.BAD_MESSAGE, "the first message must be a hello")
             return None
-        if message.protocol != wire.PROTOCOL:
+        hello = message.hello if isinstance(message, wire.Replay) else message
+        if hello.protocol != wire.PROTOCOL:
             await self.close(wire.CloseCode.SPEAK_NEWER)
             return None
         return message
 
-    async def serve(self, hello: wire.Hello) -> None:
+    async def serve(self, first: wire.Hello | wire.Replay) -> None:
+        self.replay = isinstance(first, wire.Replay)
+        hello = first.hello if isinstance(first, wire.Replay) else first
         self.run, self.segment = hello.run, hello.segment
         try:
             change = await self._begin(hello)
@@ -113,7 +117,7 @@ class TrainerConnection:
             _log_unstored(self.run, error)
             await self.close(wire.CloseCode.TRY_LATER)
             return
-        if change.version > hello.version:
+        if change.version > hello.version and not self.replay:
             self.tell(change)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -126,27 +130,46 @@ class TrainerConnection:
         finally:
             if self.state.hub.trainers.get(self.run) is self:
                 del self.state.hub.trainers[self.run]
+            if self.replay:
+                self.state.hub.replays.discard(self.segment)
 
     async def _begin(self, hello: wire.Hello) -> wire.Change:
-        """Take over the run: whoever spoke for it before is heard no more."""
+        """Take over the run: whoever spoke for it before is heard no more. A replay only joins."""
         trainers = self.state.hub.trainers
         before = trainers.get(self.run)
-        if isinstance(before, TrainerConnection) and before.segment != self.segment:
+        if self.replay:
+            self._alone(before)
+        elif isinstance(before, TrainerConnection) and before.segment != self.segment:
             before.replaced = True
             before.tell_end(wire.CloseCode.REPLACED)
         now = time.time()
 
         def work(connection: Connection) -> tuple[Recorder, wire.Change]:
-            runs.begin(connection, hello, now)
-            recorder = Recorder.load(connection, hello.run, hello.segment)
+            runs.begin(connection, hello, now, replay=self.replay)
+            recorder = Recorder.load(connection, hello.run, hello.segment, replay=self.replay)
             return recorder, control.desired(connection, hello.run)
 
-        recorder, change = await self.state.store.write(work)
+        try:
+            recorder, change = await self.state.store.write(work)
+        except BaseException:
+            if self.replay:
+                self.state.hub.replays.discard(self.segment)
+            raise
         self._recorder = recorder
-        trainers[self.run] = self
+        if not self.replay:
+            trainers[self.run] = self
         self.tell(wire.Welcome(recorder.high_water, WINDOW, self.state.hub.pace(self.run)))
         self.state.hub.changed(self.run)
         return change
+
+    def _alone(self, trainer: object) -> None:
+        """A segment has one writer. Raises ApiError 409 when it has one already."""
+        replays = self.state.hub.replays
+        live = isinstance(trainer, TrainerConnection) and trainer.segment == self.segment
+        if live or self.segment in replays:
+            who = "its trainer is connected" if live else "somebody is at it already"
+            raise ApiError(409, "run_is_taken", f"{who}, and delivers this itself")
+        replays.add(self.segment)
 
     # -- what comes -------------------------------------------------------------------------------
 
@@ -175,7 +198,7 @@ class TrainerConnection:
             return
 
     async def _take(self, message: wire.ToServer) -> None:
-        if isinstance(message, wire.Hello):
+        if isinstance(message, wire.Hello | wire.Replay):
             self.tell(wire.Refused("hello was said before"))
             return
         while self._held > HELD:
@@ -257,7 +280,9 @@ class TrainerConnection:
 
     def _finish(
         self, connection: Connection, message: wire.Finish, now: float
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    ) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        if self.replay and not runs.is_newest(connection, self.run, self.segment):
+            return None  # the run has gone on since
         control.expire(connection, self.run, now)
         event = runs.end(connection, self.run, message, now)
         return control.document(connection, self.run), event
@@ -333,8 +358,9 @@ class TrainerConnection:
             self.state.hub.publish(self.run, "event", {"event": show_event(event)})
         self.state.hub.changed(self.run)
 
-    def _finished(self, result: tuple[dict[str, Any], dict[str, Any]]) -> None:
-        self._reported(result)
+    def _finished(self, result: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
+        if result is not None:
+            self._reported(result)
         self.state.compactor.wake(self.run, self.segment)
         self.tell(wire.Finished())
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 
 from gradhelm import wire
 from gradhelm.errors import WireError
@@ -64,6 +64,34 @@ _COUNT: Final = (
         sparkline=bindparam("b_sparkline"),
         last_heard_at=bindparam("b_now"),
         threshold=func.coalesce(bindparam("b_threshold"), _runs.threshold),
+    )
+)
+# The same of records that come after their time: the run may have gone on since.
+_newest = func.coalesce(_runs.last_step, -1) <= bindparam("b_last")
+_COUNT_KEPT: Final = (
+    update(tables.runs)
+    .where(_runs.id == bindparam("b_run"))
+    .values(
+        first_step=case(
+            (func.coalesce(_runs.first_step, bindparam("b_first")) < bindparam("b_first"),
+             _runs.first_step),
+            else_=bindparam("b_first"),
+        ),
+        last_step=case((_newest, bindparam("b_last")), else_=_runs.last_step),
+        steps=_runs.steps + bindparam("b_steps"),
+        clipped=_runs.clipped + bindparam("b_clipped"),
+        nonfinite=_runs.nonfinite + bindparam("b_nonfinite"),
+        skipped=_runs.skipped + bindparam("b_skipped"),
+        recent=case((_newest, bindparam("b_recent")), else_=_runs.recent),
+        sparkline=case((_newest, bindparam("b_sparkline")), else_=_runs.sparkline),
+        last_heard_at=case(
+            (_runs.last_heard_at < bindparam("b_now"), bindparam("b_now")),
+            else_=_runs.last_heard_at,
+        ),
+        threshold=case(
+            (_newest, func.coalesce(bindparam("b_threshold"), _runs.threshold)),
+            else_=_runs.threshold,
+        ),
     )
 )
 _INSERT: Final = insert(tables.frames)
@@ -181,7 +209,8 @@ class _Taken:
 class Recorder:
     """Appends to one segment of one run. Made by ``load``, in the writer thread."""
 
-    def __init__(self, run: str, segment: str, high_water: int) -> None:
+    def __init__(self, run: str, segment: str, high_water: int, *, replay: bool) -> None:
+        self.replay = replay
         self.run = run
         self.segment = segment
         self.high_water = high_water
@@ -189,13 +218,19 @@ class Recorder:
         self.tracks: dict[str, _Track] = {}
 
     @classmethod
-    def load(cls, connection: Connection, run: str, segment: str) -> Recorder:
-        """The recorder of a segment as it is stored; the segment's row must exist."""
+    def load(
+        cls, connection: Connection, run: str, segment: str, *, replay: bool = False
+    ) -> Recorder:
+        """The recorder of a segment as it is stored; the segment's row must exist.
+
+        ``replay``: the records come after their time.
+        """
         table = tables.segments
         rows = connection.execute(
             select(table).where(table.c.run_id == run, table.c.segment == segment)
         ).all()
-        recorder = cls(run, segment, next(row.high_water for row in rows if not row.stream))
+        high_water = next(row.high_water for row in rows if not row.stream)
+        recorder = cls(run, segment, high_water, replay=replay)
         for row in rows:
             track = _Track(row.stream, row.first_step, row.last_step)
             recorder.tracks[row.stream] = track
@@ -268,6 +303,9 @@ class Recorder:
         recorded: list[Recorded] = []
         taken: dict[int, _Taken] = {}
         for message in messages:
+            if isinstance(message, wire.Gap) and not message.count:
+                recorded.append(Recorded(message.seq))
+                continue
             if isinstance(message, wire.Gap):
                 event = self._gap_event(
                     commit, message.first, message.last, message.count, message.reason, now
@@ -397,7 +435,8 @@ class Recorder:
             events.append(self._store_event(commit, event, track, float(times[-1])))
         track.remember(steps, times, scalar["global_norm"], scalar["clipped"], scalar["nonfinite"])
         if not track.stream:  # the run's own figures are those of its first stream
-            self._count(commit, track, scalar, steps, now)
+            heard = min(now, float(times[-1])) if self.replay else now
+            self._count(commit, track, scalar, steps, heard)
         return events
 
     def _count(
@@ -411,7 +450,7 @@ class Recorder:
         threshold = scalar["threshold"]
         in_force = threshold[np.isfinite(threshold)]
         commit.later(
-            _COUNT,
+            _COUNT_KEPT if self.replay else _COUNT,
             {
                 "b_run": self.run,
                 "b_first": int(steps[0]),

@@ -56,8 +56,13 @@ class Patience(NamedTuple):
         return cls(settings.stale_after, settings.failed_after)
 
 
-def begin(connection: Connection, hello: wire.Hello, now: float) -> None:
+def begin(
+    connection: Connection, hello: wire.Hello, now: float, *, replay: bool = False
+) -> None:
     """Note that a trainer speaks for a run, in a segment that has a row from here on.
+
+    ``replay``: it spoke then, and what it kept comes now. The run is as it is, and the segment
+    takes its place among those that were begun before and after it.
 
     Raises ApiError 409 when the run exists and the trainer did not say that it resumes it.
     """
@@ -79,7 +84,9 @@ def begin(connection: Connection, hello: wire.Hello, now: float) -> None:
         "ended_at": None,
         "ended_why": "",
     }
+    then = min(now, hello.started) if replay and hello.started > 0 else now
     if known is None:
+        values["last_heard_at"] = then
         connection.execute(
             insert(runs),
             {
@@ -92,7 +99,7 @@ def begin(connection: Connection, hello: wire.Hello, now: float) -> None:
                 **_said_by_the_script(hello),
                 "host": hello.host,
                 "hook": hello.hook,
-                "created_at": now,
+                "created_at": then,
                 "steps": 0,
                 "clipped": 0,
                 "nonfinite": 0,
@@ -103,6 +110,8 @@ def begin(connection: Connection, hello: wire.Hello, now: float) -> None:
                 **values,
             },
         )
+    elif replay:
+        pass
     elif started_again and not hello.resume:
         raise ApiError(409, "run_is_taken", wire.CLOSE_REASONS[wire.CloseCode.RUN_IS_TAKEN])
     else:
@@ -113,10 +122,16 @@ def begin(connection: Connection, hello: wire.Hello, now: float) -> None:
             add_event(connection, hello.run, now, kind="status", text="The run goes on")
     if not started_again:
         return
+    mine = segments.c.run_id == hello.run
     ordinal = connection.scalar(
         select(func.count())
         .select_from(segments)
-        .where(segments.c.run_id == hello.run, segments.c.stream == "")
+        .where(mine, segments.c.stream == "", segments.c.created_at <= then)
+    )
+    connection.execute(
+        update(segments)
+        .where(mine, segments.c.ordinal >= ordinal)
+        .values(ordinal=segments.c.ordinal + 1)
     )
     connection.execute(
         insert(segments),
@@ -127,11 +142,22 @@ def begin(connection: Connection, hello: wire.Hello, now: float) -> None:
                 "stream": stream,
                 "ordinal": ordinal,
                 "high_water": 0,
-                "created_at": now,
+                "created_at": then,
             }
             for stream in ("", *hello.streams[1:])
         ],
     )
+
+
+def is_newest(connection: Connection, run: str, segment: str) -> bool:
+    """Whether no other segment of the run was begun after this one."""
+    newest_one = (
+        select(segments.c.segment)
+        .where(segments.c.run_id == run, segments.c.stream == "")
+        .order_by(segments.c.ordinal.desc())
+        .limit(1)
+    )
+    return connection.scalar(newest_one) == segment
 
 
 def heard(commit: Commit, run: str, now: float, stats: dict[str, float]) -> None:

@@ -63,6 +63,18 @@ FROM_TRAINER: dict[str, wire.ToServer] = {
         limits=wire.Limits(why_not="read-only"),
         streams=("gen", "disc"),
     ),
+    "replay": wire.Replay(
+        wire.Hello(
+            run=RUN,
+            segment="0123456789abcdef",
+            name="n",
+            project="p",
+            coded=(wire.Coded("Observe", {}),),
+            limits=wire.Limits(why_not="the run is offline: nothing reaches it"),
+            started=1.7e9,
+            resume=True,
+        )
+    ),
     "columns_of_a_stream": wire.Columns(1, 0, (wire.Column("disc/global_norm", "scalar"),), "disc"),
     "applied_in_a_stream": wire.Applied(
         3, 205, (wire.Rule({"max_norm": 1.0}), wire.Rule({"clip_value": 0.4}, None, "disc")), "disc"
