@@ -100,8 +100,9 @@ class _Delivery:
 
     def carry(self, hello: wire.Hello, columns: list[wire.Columns]) -> None:
         hello = msgspec.structs.replace(hello, resume=True)
-        for message in (wire.Replay(hello), *columns):
-            self._send(message)
+        self._send(wire.Replay(hello))
+        for declaration in columns:
+            self._send(declaration)
         self._welcomed()
         end: wire.Finish | None = None
         for message in _numbered(self._folder, self._acked, self._done):

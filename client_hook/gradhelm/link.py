@@ -121,7 +121,9 @@ class Link:
     def _connection(self) -> float:
         """One connection, from its opening to its end; seconds to wait at least before the next."""
         try:
-            with connect(ingest_url(self.server), **options(self.server, self._token)) as connection:
+            with connect(
+                ingest_url(self.server), **options(self.server, self._token)
+            ) as connection:
                 connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _send_limit())
                 self._converse(connection)
         except _Over:

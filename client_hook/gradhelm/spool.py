@@ -47,6 +47,9 @@ class Kind(enum.IntEnum):
     END = 3
 
 
+_KINDS: Final = frozenset(kind.value for kind in Kind)
+
+
 class Entry(NamedTuple):
     """``number`` is a record's; that of the other kinds is of no meaning. ``data``: as encoded for
     the wire."""
@@ -85,7 +88,9 @@ class Spool:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = _lock(folder)
         except OSError as error:
-            raise SpoolError(f"cannot keep records in {folder}: {error.strerror or error}") from None
+            raise SpoolError(
+                f"cannot keep records in {folder}: {error.strerror or error}"
+            ) from None
 
     @property
     def size(self) -> int:
@@ -207,7 +212,9 @@ def discard(folder: Path, through: int | None = None) -> None:
     """Remove the files of a segment, or only those whose records all are numbered up to ``through``."""
     files = _files(folder)
     for path, following in zip(files, [*files[1:], None], strict=True):
-        stored = following is not None and through is not None and _first_of(following) <= through + 1
+        stored = (
+            following is not None and through is not None and _first_of(following) <= through + 1
+        )
         if through is None or stored:
             with suppress(OSError):
                 path.unlink()
@@ -247,7 +254,7 @@ def _entry(data: bytes, at: int) -> Entry | None:
     if begin + length > len(data):
         return None
     head = zlib.crc32(data[at + _MARK + 4 : begin])
-    if zlib.crc32(data[begin : begin + length], head) != crc or kind not in Kind:
+    if zlib.crc32(data[begin : begin + length], head) != crc or kind not in _KINDS:
         return None
     return Entry(Kind(kind), number, data[begin : begin + length])
 

@@ -284,7 +284,9 @@ class Finish(_Message, frozen=True, tag="finish"):
     why: Text = ""
 
 
-ToServer = Hello | Replay | Columns | Frame | Gap | Heartbeat | Applied | Delivered | Rejected | Finish
+ToServer = (
+    Hello | Replay | Columns | Frame | Gap | Heartbeat | Applied | Delivered | Rejected | Finish
+)
 
 
 # -- server to trainer --------------------------------------------------------------------------

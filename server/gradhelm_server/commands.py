@@ -18,8 +18,6 @@ from gradhelm.errors import SpoolError
 from .client import Client, Failed
 
 if TYPE_CHECKING:
-    from gradhelm.delivery import Delivered
-
     from .figures import Figures, Spread
     from .load import Load, Plan
 
@@ -35,18 +33,18 @@ def link(_: argparse.Namespace) -> None:
 
 def sync(arguments: argparse.Namespace) -> None:
     from gradhelm import spool
-    from gradhelm.delivery import Delivered, Undelivered, deliver
+    from gradhelm.delivery import Undelivered, deliver
 
     found = settings.read(os.environ)
     folder = arguments.folder or found.spool
     if arguments.folder is not None and not folder.is_dir():
         raise Failed(f"there is no folder {folder}")
     client = Client.here(arguments.server, arguments.token)
-    done: list[tuple[str, Delivered]] = []
+    done: list[tuple[str, Any]] = []
     failures: list[tuple[str, str]] = []
     segments = spool.segments(folder) if folder.is_dir() else []
 
-    def progress(at: Delivered) -> None:
+    def progress(at: Any) -> None:
         if not arguments.json:
             print(f"{_safe(at.name)}: {at.records:,} records so far …", file=sys.stderr)
 
@@ -70,7 +68,7 @@ def sync(arguments: argparse.Namespace) -> None:
         raise Failed(f"{len(failures)} of {len(segments)} could not be delivered; they are kept")
 
 
-def _delivered(done: Delivered) -> str:
+def _delivered(done: Any) -> str:
     """One segment in a line."""
     parts = [f"{done.records:,} records with {done.steps:,} steps sent"]
     if done.before:

@@ -73,8 +73,10 @@ _COUNT_KEPT: Final = (
     .where(_runs.id == bindparam("b_run"))
     .values(
         first_step=case(
-            (func.coalesce(_runs.first_step, bindparam("b_first")) < bindparam("b_first"),
-             _runs.first_step),
+            (
+                func.coalesce(_runs.first_step, bindparam("b_first")) < bindparam("b_first"),
+                _runs.first_step,
+            ),
             else_=bindparam("b_first"),
         ),
         last_step=case((_newest, bindparam("b_last")), else_=_runs.last_step),

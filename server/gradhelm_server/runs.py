@@ -56,9 +56,7 @@ class Patience(NamedTuple):
         return cls(settings.stale_after, settings.failed_after)
 
 
-def begin(
-    connection: Connection, hello: wire.Hello, now: float, *, replay: bool = False
-) -> None:
+def begin(connection: Connection, hello: wire.Hello, now: float, *, replay: bool = False) -> None:
     """Note that a trainer speaks for a run, in a segment that has a row from here on.
 
     ``replay``: it spoke then, and what it kept comes now. The run is as it is, and the segment

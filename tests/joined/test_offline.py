@@ -199,7 +199,7 @@ def test_no_server_no_token_and_no_folder_are_said_and_nothing_is_lost(
 ) -> None:
     run, _ = trained(tmp_path, 50)
     (folder,) = spool.segments(tmp_path / "spool" / run)
-    with pytest.raises(Undelivered, match="cannot reach http://127.0.0.1:9"):
+    with pytest.raises(Undelivered, match=r"cannot reach http://127\.0\.0\.1:9"):
         deliver(folder, "http://127.0.0.1:9", "")
     with pytest.raises(Undelivered, match="refused the token"):
         deliver(folder, server.url, "gh_wrong")
