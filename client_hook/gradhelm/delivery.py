@@ -180,7 +180,7 @@ def _numbered(
     folder: Path, above: int, done: Delivered
 ) -> Iterator[wire.Frame | wire.Gap | wire.Columns | wire.Finish]:
     """What is kept, from the number ``above`` on without holes: what cannot be read is declared."""
-    expected, last_step = above + 1, -1
+    expected = above + 1
     for entry in spool.read(folder):
         if isinstance(entry, Damage):
             continue  # what it held is missing from the numbers
@@ -189,30 +189,37 @@ def _numbered(
             if isinstance(message, wire.Columns | wire.Finish):
                 yield message
             continue
-        first, last = _span(message)
-        if message.seq >= expected:
-            for number in range(expected, message.seq):
-                yield _lost(number, expected, last_step + 1, first - 1)
+        if message.seq < expected:
+            continue
+        if message.seq > expected:
+            yield from _lost(folder, expected, message.seq - 1)
             done.missing += message.seq - expected
-            yield message
-            expected = message.seq + 1
-        last_step = max(last_step, last)
+        yield message
+        expected = message.seq + 1
 
 
-def _lost(number: int, first_number: int, first: int, last: int) -> wire.Gap:
-    """The first of several says what they stand for; the others only take their numbers."""
-    first, last = max(0, min(first, last)), max(0, first, last)
-    count = last - first + 1 if number == first_number else 0
-    return wire.Gap(number, first, last, count, "kept on disk and damaged there")
+def _lost(folder: Path, begin: int, end: int) -> Iterator[wire.Gap]:
+    """The numbers ``begin``..``end``: the first says which steps are missing, the others nothing."""
+    first, last = _missing_steps(folder, begin, end)
+    for number in range(begin, end + 1):
+        count = last - first + 1 if number == begin else 0
+        yield wire.Gap(number, first, last, count, "kept on disk and damaged there")
 
 
-def _span(message: wire.Frame | wire.Gap) -> tuple[int, int]:
-    if isinstance(message, wire.Gap):
-        return message.first, message.last
-    return (
-        int.from_bytes(message.steps[:8], "little"),
-        int.from_bytes(message.steps[-8:], "little"),
-    )
+def _missing_steps(folder: Path, begin: int, end: int) -> tuple[int, int]:
+    """Between which steps something of these numbers was: the widest hole in the steps of a group."""
+    before: dict[int, int] = {}
+    after: dict[int, int] = {}
+    for entry in spool.read(folder):
+        message = None if isinstance(entry, Damage) else _decoded(entry.data)
+        if isinstance(message, wire.Frame):
+            if message.seq < begin:
+                before[message.group] = int.from_bytes(message.steps[-8:], "little")
+            elif message.seq > end:
+                after.setdefault(message.group, int.from_bytes(message.steps[:8], "little"))
+    holes = [(before.get(group, -1) + 1, step - 1) for group, step in after.items()]
+    first, last = max(holes, key=lambda hole: hole[1] - hole[0], default=(0, -1))
+    return (first, last) if last >= first else (first, first)
 
 
 def _decoded(data: bytes) -> wire.ToServer | None:
