@@ -111,7 +111,7 @@ BAD = [
     ({"every": 1.0}, TypeError, r"every must be an int, not float"),
     ({"every": True}, TypeError, r"every must be an int, not bool"),
     ({"start_step": -1}, ValueError, r"start_step must be at least 0"),
-    ({"mode": "offline"}, ValueError, r"mode is 'offline'; accepted: 'online', 'disabled'"),
+    ({"mode": "away"}, ValueError, r"mode is 'away'; accepted: 'online', 'offline', 'disabled'"),
     ({"run_id": "abc"}, ValueError, r"run_id is 'abc'; accepted: a UUIDv7"),
     ({"run_id": 3}, TypeError, r"run_id must be a UUIDv7"),
     ({"run_id": "01912d68-783e-4a03-8467-5661c1243ad4"}, ValueError, r"run_id is"),
@@ -153,10 +153,15 @@ def test_settings_come_from_the_environment_with_defaults():
         "GRADHELM_MODE",
         "GRADHELM_HOME",
         "GRADHELM_CONTROL",
+        "GRADHELM_SPOOL",
     }
+    assert bare.spool == Path("~/.gradhelm/spool").expanduser()
     told = settings.read({"GRADHELM_CONTROL": "OFF", "GRADHELM_HOME": "/x", "GRADHELM_MODE": ""})
     assert (told.control, told.home, told.mode) == (False, Path("/x"), "online")
-    with pytest.raises(SettingsError, match="GRADHELM_MODE is 'loud'; accepted: online, disabled"):
+    assert told.spool == Path("/x/spool")
+    assert settings.read({"GRADHELM_SPOOL": "/y"}).spool == Path("/y")
+    accepted = "accepted: online, offline, disabled"
+    with pytest.raises(SettingsError, match=f"GRADHELM_MODE is 'loud'; {accepted}"):
         settings.read({"GRADHELM_MODE": "loud"})
 
 
