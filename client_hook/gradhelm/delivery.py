@@ -19,7 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from . import spool, wire
 from .errors import SpoolError, WireError
-from .link import OPEN_LIMIT, ingest_url, options
+from .link import OPEN_LIMIT, binary, ingest_url, options
 from .spool import Damage, Kind
 
 PATIENCE: Final = 60.0
@@ -123,7 +123,7 @@ class _Delivery:
             spool.discard(self._folder, through=self._acked)
 
     def _welcomed(self) -> None:
-        message = wire.decode_from_server(_bytes(self._connection.recv(OPEN_LIMIT)))
+        message = wire.decode_from_server(binary(self._connection.recv(OPEN_LIMIT)))
         if not isinstance(message, wire.Welcome):
             raise WireError(f"expected a welcome, not {type(message).__name__}")
         self._window = message.window
@@ -141,7 +141,7 @@ class _Delivery:
 
     def _hear(self) -> None:
         """One message of the server, and what follows from it."""
-        match wire.decode_from_server(_bytes(self._connection.recv(PATIENCE))):
+        match wire.decode_from_server(binary(self._connection.recv(PATIENCE))):
             case wire.Ack(seq=seq):
                 self._done.records += max(0, seq - self._acked)
                 self._acked = max(self._acked, seq)
@@ -228,12 +228,6 @@ def _decoded(data: bytes) -> wire.ToServer | None:
         return wire.decode_from_trainer(data)
     except WireError:
         return None
-
-
-def _bytes(data: str | bytes) -> bytes:
-    if isinstance(data, str):
-        raise WireError("a text message; only binary ones are part of the protocol")
-    return data
 
 
 def _reason(closed: ConnectionClosed) -> str:

@@ -182,7 +182,7 @@ class Link:
             for group in lane.groups:
                 columns = tuple(lane.columns[group.start : group.stop])
                 self._declare(connection, group.number, columns, lane.stream)
-        welcome = wire.decode_from_server(_binary(connection.recv(OPEN_LIMIT)))
+        welcome = wire.decode_from_server(binary(connection.recv(OPEN_LIMIT)))
         if not isinstance(welcome, wire.Welcome):
             raise WireError(f"expected a welcome, not {type(welcome).__name__}")
         # Whoever was welcomed once continues its run, whatever happens to the connection.
@@ -251,7 +251,7 @@ class Link:
     def _listen(self, connection: ClientConnection, patience: float) -> None:
         while True:
             try:
-                data = _binary(connection.recv(patience))
+                data = binary(connection.recv(patience))
                 message = wire.decode_from_server(data)
             except TimeoutError:
                 break
@@ -355,7 +355,8 @@ def new_segment() -> str:
     return secrets.token_hex(8)
 
 
-def _binary(data: str | bytes) -> bytes:
+def binary(data: str | bytes) -> bytes:
+    """A message as it has to come. Raises WireError for text."""
     if isinstance(data, str):
         raise WireError("a text message; only binary ones are part of the protocol")
     return data
