@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
 
+from . import address
 from .wire import MAX_CONFIG, MAX_NAME, MAX_STEP
 
 _UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -28,17 +28,13 @@ def uuid7() -> str:
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
-def server(url: object) -> str:
+def server(url: object, *, insecure: bool) -> str:
+    """``insecure``: http is accepted for another machine too."""
     instance("server", url, str, "an http or https URL")
     assert isinstance(url, str)
-    try:
-        parts = urlsplit(url)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(f"server is {url!r}; accepted: an http or https URL with a host")
-    return url.rstrip("/")
+    found = address.checked(url)
+    address.protected(found, insecure=insecure)
+    return found
 
 
 def run_id(run_id: object, resume: object) -> str:

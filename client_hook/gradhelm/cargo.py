@@ -5,6 +5,7 @@ Law: every row that was handed over ends up in exactly one frame per column grou
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import wire
 from .control import Steering
+from .judge import Judge
+from .notice import Notices
 from .outbox import Outbox
-from .ring import Group, Ring
+from .ring import Batch, Group, Ring
 from .scalars import Scalars
 
 if TYPE_CHECKING:
@@ -42,7 +45,9 @@ class Cargo:
     lanes: list[Lane]
     scalars: Scalars
     steering: Steering
+    judge: Judge
     beat: Callable[[], tuple[int | None, dict[str, float]]]
+    notices: Notices
 
     def load(self, outbox: Outbox, *, over: bool = False) -> None:
         """Moves everything that is there into ``outbox``; ``over`` says that no more is coming."""
@@ -50,12 +55,40 @@ class Cargo:
         for lane in self.lanes:
             for batch in lane.source.batches():
                 for group in lane.groups:
-                    rows = batch.rows[:, group.start : group.stop]
-                    _put(outbox, group.number, batch.version, batch.steps, batch.times, rows)
-        for part in self.scalars.rows(before=time.time() - (-1.0 if over else SETTLE)):
+                    self._put(outbox, batch, group)
+        before = math.inf if over else time.monotonic() - SETTLE
+        for part in self.scalars.rows(before):
             _put(outbox, part.group, part.version, part.steps, part.times, part.values)
+        if self.steering.trial is not None:
+            self.judge.look(before)
         if over:
             self._declare(outbox, over)  # what a device never told was given up just now
+
+    def _put(self, outbox: Outbox, batch: Batch, group: Group) -> None:
+        """The columns of ``group``; where that fails, the rows are declared missing."""
+        try:
+            rows = batch.rows[:, group.start : group.stop]
+            _put(outbox, group.number, batch.version, batch.steps, batch.times, rows)
+        except Exception as error:
+            first, last = int(batch.steps[0]), int(batch.steps[-1])
+            outbox.declare(first, last, len(batch.steps), "a fault of gradhelm's own")
+            self.notices.fault("packing", error)
+
+    def told(self, known: int = 0) -> Iterator[wire.Columns]:
+        """The columns of every group there is, but for the first ``known`` of them."""
+        groups = [
+            (group.number, tuple(lane.columns[group.start : group.stop]), lane.stream)
+            for lane in self.lanes
+            for group in lane.groups
+        ]
+        groups += [(number, columns, None) for number, columns in self.scalars.groups.items()]
+        for number, columns, stream in groups[known:]:
+            yield from declared(number, columns, stream)
+
+    @property
+    def groups(self) -> int:
+        """How many groups there are; of logged scalars ever more."""
+        return sum(len(lane.groups) for lane in self.lanes) + len(self.scalars.groups)
 
     def _declare(self, outbox: Outbox, over: bool) -> None:
         lossy = [(lane.source.losses, "ring full") for lane in self.lanes]

@@ -8,24 +8,28 @@ while the run still keeps more.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from . import spool, wire
-from .errors import SpoolError, WireError
-from .link import OPEN_LIMIT, binary, ingest_url, options
-from .spool import Damage, Kind
+from . import redact, spool, wire
+from .address import unreached
+from .dial import OPEN_LIMIT, binary, ingest_url, options
+from .errors import WireError
+from .salvage import DAMAGED, introduction, numbered
 
 PATIENCE: Final = 60.0
 """Seconds without an acknowledgement after which the server counts as stuck."""
 REPORT: Final = 1.0
 """Seconds between two reports of progress."""
+
+LOST: Final = wire.Finish("failed", None, "the process was lost", lost=True)
+"""What is said of a run whose process kept no end of it."""
 
 
 class Undelivered(Exception):
@@ -36,8 +40,8 @@ class Undelivered(Exception):
 @dataclass
 class Delivered:
     """What was done about one segment. ``records`` were sent and stored now, ``before`` were stored
-    already; ``missing`` could not be read. ``ended``: the run's end is delivered too, and nothing is
-    left here. ``going_on``: the run is still keeping more."""
+    already; ``missing`` could not be read. ``ended``: nothing is left here. ``lost``: the process did
+    not say how it ended. ``going_on``: the run is still keeping more."""
 
     run: str
     name: str
@@ -46,6 +50,7 @@ class Delivered:
     steps: int = 0
     missing: int = 0
     ended: bool = False
+    lost: bool = False
     going_on: bool = False
 
 
@@ -54,17 +59,18 @@ def deliver(
     server: str,
     token: str,
     told: Callable[[Delivered], None] = lambda _: None,
+    reason: str = DAMAGED,
 ) -> Delivered:
     """Bring what is kept in ``folder``, that of one segment, to ``server``; ``told`` hears how it
-    goes about once a second.
+    goes about once a second. ``reason``: why numbers that the server awaits may not be there.
 
     Raises Undelivered, and SpoolError when there is nothing that could be delivered.
     """
-    hello, columns = _introduction(folder)
+    hello, columns = introduction(folder)
     done = Delivered(hello.run, hello.name, going_on=spool.is_written(folder))
     try:
         with connect(ingest_url(server), **options(server, token)) as connection:
-            _Delivery(folder, connection, done, told).carry(hello, columns)
+            _Delivery(folder, connection, done, told, reason).carry(hello, columns)
     except InvalidStatus as refusal:
         status = refusal.response.status_code
         if status in (401, 403):
@@ -74,8 +80,8 @@ def deliver(
         raise Undelivered(f"{server} closed the connection: {_reason(closed)}") from None
     except TimeoutError:
         raise Undelivered(f"{server} did not answer in time") from None
-    except (OSError, InvalidHandshake, EOFError, WireError) as error:
-        raise Undelivered(f"cannot reach {server}: {error}") from None
+    except (OSError, WebSocketException, EOFError, WireError) as error:
+        raise Undelivered(f"cannot reach {server}: {unreached(error)}") from None
     return done
 
 
@@ -88,8 +94,10 @@ class _Delivery:
         connection: ClientConnection,
         done: Delivered,
         told: Callable[[Delivered], None],
+        reason: str,
     ) -> None:
         self._folder = folder
+        self._reason = reason
         self._connection = connection
         self._done = done
         self._told = told
@@ -105,7 +113,8 @@ class _Delivery:
             self._send(declaration)
         self._welcomed()
         end: wire.Finish | None = None
-        for message in _numbered(self._folder, self._acked, self._done):
+        growing = self._done.going_on
+        for message in numbered(self._folder, self._acked, self._reason, growing=growing):
             if isinstance(message, wire.Finish):
                 end = message
             elif isinstance(message, wire.Columns):
@@ -114,13 +123,14 @@ class _Delivery:
                 self._record(message)
         while self._acked < self._sent:
             self._hear()
-        if end is not None and not self._done.going_on:
-            self._send(end)
-            while not self._done.ended:
-                self._hear()
-            spool.discard(self._folder)
-        else:
+        if growing:
             spool.discard(self._folder, through=self._acked)
+            return
+        self._done.lost = end is None
+        self._send(end or LOST)
+        while not self._done.ended:
+            self._hear()
+        spool.discard(self._folder)
 
     def _welcomed(self) -> None:
         message = wire.decode_from_server(binary(self._connection.recv(OPEN_LIMIT)))
@@ -134,6 +144,7 @@ class _Delivery:
             self._hear()
         self._send(record)
         self._sent = record.seq
+        self._done.missing += isinstance(record, wire.Gap) and record.reason == self._reason
         self._done.steps += len(record.steps) // 8 if isinstance(record, wire.Frame) else 0
 
     def _send(self, message: wire.ToServer) -> None:
@@ -156,81 +167,7 @@ class _Delivery:
             self._told(self._done)
 
 
-def _introduction(folder: Path) -> tuple[wire.Hello, list[wire.Columns]]:
-    """Who kept this and which columns there are, from the oldest file that says so."""
-    hello: wire.Hello | None = None
-    columns: list[wire.Columns] = []
-    for entry in spool.read(folder):
-        if isinstance(entry, Damage):
-            continue
-        if entry.kind is Kind.TOLD:
-            message = _decoded(entry.data)
-            if isinstance(message, wire.Hello):
-                hello = hello or message
-            elif isinstance(message, wire.Columns) and message not in columns:
-                columns.append(message)
-        elif hello is not None and columns:
-            return hello, columns
-    if hello is None:
-        raise SpoolError(f"{folder} does not say whose records these are")
-    return hello, columns
-
-
-def _numbered(
-    folder: Path, above: int, done: Delivered
-) -> Iterator[wire.Frame | wire.Gap | wire.Columns | wire.Finish]:
-    """What is kept, from the number ``above`` on without holes: what cannot be read is declared."""
-    expected = above + 1
-    for entry in spool.read(folder):
-        if isinstance(entry, Damage):
-            continue  # what it held is missing from the numbers
-        message = _decoded(entry.data)
-        if not isinstance(message, wire.Frame | wire.Gap):
-            if isinstance(message, wire.Columns | wire.Finish):
-                yield message
-            continue
-        if message.seq < expected:
-            continue
-        if message.seq > expected:
-            yield from _lost(folder, expected, message.seq - 1)
-            done.missing += message.seq - expected
-        yield message
-        expected = message.seq + 1
-
-
-def _lost(folder: Path, begin: int, end: int) -> Iterator[wire.Gap]:
-    """The numbers ``begin``..``end``: the first says which steps are missing, the others nothing."""
-    first, last = _missing_steps(folder, begin, end)
-    for number in range(begin, end + 1):
-        count = last - first + 1 if number == begin else 0
-        yield wire.Gap(number, first, last, count, "kept on disk and damaged there")
-
-
-def _missing_steps(folder: Path, begin: int, end: int) -> tuple[int, int]:
-    """Between which steps something of these numbers was: the widest hole in the steps of a group."""
-    before: dict[int, int] = {}
-    after: dict[int, int] = {}
-    for entry in spool.read(folder):
-        message = None if isinstance(entry, Damage) else _decoded(entry.data)
-        if isinstance(message, wire.Frame):
-            if message.seq < begin:
-                before[message.group] = int.from_bytes(message.steps[-8:], "little")
-            elif message.seq > end:
-                after.setdefault(message.group, int.from_bytes(message.steps[:8], "little"))
-    holes = [(before.get(group, -1) + 1, step - 1) for group, step in after.items()]
-    first, last = max(holes, key=lambda hole: hole[1] - hole[0], default=(0, -1))
-    return (first, last) if last >= first else (first, first)
-
-
-def _decoded(data: bytes) -> wire.ToServer | None:
-    """None for what another release has kept and this one cannot read."""
-    try:
-        return wire.decode_from_trainer(data)
-    except WireError:
-        return None
-
-
 def _reason(closed: ConnectionClosed) -> str:
     if closed.rcvd is None:
         return "without a word"
-    return closed.rcvd.reason or f"code {closed.rcvd.code}"
+    return redact.harmless(closed.rcvd.reason) or f"code {closed.rcvd.code}"

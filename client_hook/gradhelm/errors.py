@@ -4,6 +4,7 @@ GradhelmError
  +- WireError      a message that does not follow the protocol
  +- SettingsError  a setting (environment or command line) with a value that cannot be used
  +- SpoolError     records that cannot be kept on disk, or read again
+ +- RanksError     the ranks of a distributed job clip differently, or not all of them do
 
 Bad arguments of the Python interface raise the standard ``ValueError`` or ``TypeError`` that names
 the argument and what it accepts.
@@ -26,3 +27,10 @@ class SettingsError(GradhelmError):
 
 class SpoolError(GradhelmError):
     """Records cannot be kept on disk, or read again; the text names the place and what is wrong."""
+
+
+class RanksError(GradhelmError, RuntimeError):
+    """The ranks of a job that trains one model clip differently; the text says what differs.
+
+    Raised at a step: copies of the model that drift apart in silence are worse than a stop.
+    """

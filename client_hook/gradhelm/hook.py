@@ -13,18 +13,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from . import arguments, settings
+from . import arguments, ranks, settings
 from ._version import __version__
 from .clip import Strategy
 from .clip.norm import Observe
 from .control import Control, Lever, Steering
+from .dial import new_segment
 from .errors import SpoolError
 from .inbackward import InBackward
 from .keeper import Keeper
-from .link import Link, new_segment
+from .link import Link
+from .meeting import Announcement
 from .notice import logger, speak
 from .plan import Clip, Optimizers, Planned, plan
 from .run import Run
@@ -48,6 +49,7 @@ def attach(
     every: int = 1,
     measure_every: int = 0,
     mode: str | None = None,
+    spool: bool | None = None,
     run_id: str | None = None,
     resume: bool = False,
     start_step: int = 0,
@@ -71,6 +73,7 @@ def attach(
         not know is kept as its ``str``); its ``total_steps`` is shown as the run's length.
     server, token: default to ``GRADHELM_SERVER`` (else http://127.0.0.1:8642) and
         ``GRADHELM_TOKEN`` (else the local server's token file when the server is this machine).
+        A server on another machine has to be https, unless ``GRADHELM_INSECURE=1`` says otherwise.
     control: what remote users may change, see :class:`gradhelm.Control`. By default the threshold,
         between 1/100 and 100 times its value here. A run that only watches is read-only unless
         ``control`` gives both ``min`` and ``max``: setting its ``max_norm`` then starts clipping.
@@ -81,12 +84,20 @@ def attach(
     mode: ``online``; ``offline``, where what is measured is kept on disk, below ``GRADHELM_SPOOL``,
         until ``gradhelm sync`` brings it to a server; or ``disabled`` (clip, and nothing else);
         defaults to ``GRADHELM_MODE``.
+    spool: whether an online run too keeps on disk what the server does not have yet, so that it
+        outlives the process and a long absence of the server; it is delivered when the server is
+        back, when the run is resumed, or by ``gradhelm sync``. Defaults to whether
+        ``GRADHELM_SPOOL`` is set.
     run_id, resume, start_step: ``run_id`` is a UUIDv7, made here by default; ``resume=True``
         continues the run of that id; ``start_step`` is the number of the first step.
 
-    In a distributed job rank 0 reports, the other ranks clip silently, and the run is read-only.
+    In a distributed job call it on every rank, after ``init_process_group`` and with the same
+    ``clip`` and ``control``: rank 0 reports, the others clip silently, and a change takes hold at
+    the same step on all of them. Nothing in here waits for another rank.
 
-    Raises ValueError or TypeError that names the argument and what it accepts.
+    Raises ValueError or TypeError that names the argument and what it accepts. The first steps
+    raise RanksError where DistributedDataParallel keeps the ranks equal and some did not attach, or
+    clip otherwise.
     """
     known = settings.read()
     arguments.instance("model", model, nn.Module, "a torch.nn.Module")
@@ -98,6 +109,10 @@ def attach(
     chosen = known.mode if mode is None else mode
     if chosen not in settings.MODES:
         raise ValueError(f"mode is {mode!r}; accepted: {', '.join(map(repr, settings.MODES))}")
+    if spool is not None and not isinstance(spool, bool):
+        raise TypeError(f"spool must be True, False or None, not {type(spool).__name__}")
+    if spool is False and chosen == "offline":
+        raise ValueError("spool=False leaves an offline run nowhere to keep what it measures")
     planned = plan(
         model,
         optimizer,
@@ -107,11 +122,14 @@ def attach(
         every=every,
         measure_every=measure_every,
     )
-    rank, ranks = _rank()
+    rank, size = ranks.here()
     limits, levers = _levers(
-        planned, control, _why_not(known.control, offline=chosen == "offline", ranks=ranks)
+        planned, control, _why_not(known.control, offline=chosen == "offline" and rank == 0)
     )
-    url = arguments.server(known.server if server is None else server)
+    url = arguments.server(
+        known.server if server is None else server,
+        insecure=known.insecure or chosen != "online",  # else nothing is sent from here
+    )
     hello = Hello(
         run=arguments.run_id(run_id, resume),
         segment=new_segment(),
@@ -129,7 +147,7 @@ def attach(
     )
     if token is None:
         token = known.token or settings.local_token(url, known.home)
-    elif not isinstance(token, str) or not token.isascii() or not token.isprintable():
+    if not isinstance(token, str) or not token.isascii() or not token.isprintable():
         raise TypeError("token must be a str of printable ASCII characters")
     run = Run(
         hello.run,
@@ -145,13 +163,28 @@ def attach(
             run._steppers.append(Stepper(one.stream, model, one.optimizers[0], run.id))
         elif one.optimizers:
             run._steppers.append(InBackward(one.stream, one.optimizers, run.id))
+    if size > 1:
+        said = ranks.announcement(levers, limits, reports=rank > 0 or chosen != "disabled")
+        _join(run, said, [t.parameter for one in planned for t in one.stream.layout.targets])
     if rank == 0 and chosen != "disabled":
         speak()
         if chosen == "online":
-            run._report(lambda *cargo: Link(url, token, hello, *cargo), f"at {run.url}")
+            keeps = known.spool_online if spool is None else spool
+            folder = known.spool if keeps else None
+            run._report(lambda *cargo: Link(url, token, hello, folder, *cargo), f"at {run.url}")
         else:
             _keep(run, known.spool, hello)
     return run
+
+
+def _join(run: Run, said: Announcement, parameters: list[Tensor]) -> None:
+    """The run takes its place among the ranks; where it cannot, nothing changes its thresholds."""
+    try:
+        run._ranks = ranks.Ranks(run._steering, run._notices, said, parameters)
+    except Exception as error:
+        why = f"the process group's store cannot be used ({type(error).__name__}: {error})"
+        run._steering.limits = Limits(why_not=why)
+        logger.warning("%s; nothing can be changed from outside", why)
 
 
 def _keep(run: Run, folder: Path, hello: Hello) -> None:
@@ -165,17 +198,12 @@ def _keep(run: Run, folder: Path, hello: Hello) -> None:
         logger.warning("%s; training goes on, unwatched", error)
 
 
-def _why_not(allowed: bool, *, offline: bool, ranks: int) -> str | None:
+def _why_not(allowed: bool, *, offline: bool) -> str | None:
     """Why nothing may be changed from outside, whatever the script allows."""
     if not allowed:
         return "GRADHELM_CONTROL=off where the trainer runs"
     if offline:
         return "the run is offline: nothing reaches it"
-    if ranks > 1:
-        return (
-            f"the job has {ranks} ranks: all of them would have to switch at the same step, which "
-            "this version cannot do"
-        )
     return None
 
 
@@ -191,11 +219,19 @@ def _levers(
             name = strategy.threshold_name
             coded = None if name is None else strategy.parameters.get(name)
             ranges = asked.ranges(name, coded, _most(strategy, name))
+            if asked.strategies:
+                for other, value in strategy.parameters.items():
+                    if other != name:
+                        ranges |= asked.others(other, value, strategy.range(other))
             levers.append(Lever(strategy, ranges, one.stream.next_step, match, one.stream.name))
-    limits = asked.limits()
+    limits = asked.limits(lr=all(len(one.optimizers) == 1 for one in planned))
     if why_not is not None:
         limits = Limits(why_not=why_not)
-    elif limits.why_not is None and not any(lever.limits for lever in levers):
+    elif (
+        limits.why_not is None
+        and not (limits.lr or limits.stop)
+        and not any(lever.limits for lever in levers)
+    ):
         if any(isinstance(lever.strategy, Observe) for lever in levers):
             if control is not None:
                 raise ValueError(
@@ -231,10 +267,3 @@ def _coded(lever: Lever) -> Coded:
         lever.match,
         lever.stream,
     )
-
-
-def _rank() -> tuple[int, int]:
-    """This process's rank and how many there are."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1

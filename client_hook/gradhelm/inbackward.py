@@ -88,12 +88,17 @@ class InBackward:
             return
         places = sorted(self._round)
         targets = self.stream.layout.targets
-        outcome = joined(
-            [self._round[place] for place in places],
-            [targets[place].parameter.numel() for place in places],
-        )
-        self.stream.count_round(places, outcome, self._lr)
-        self._round.clear()
+        try:
+            outcome = joined(
+                [self._round[place] for place in places],
+                [targets[place].parameter.numel() for place in places],
+            )
+        except Exception as error:
+            self.stream.miss(error)
+        else:
+            self.stream.count_round(places, outcome, lambda: self._lr)
+        finally:
+            self._round.clear()
 
 
 def joined(parts: Sequence[Outcome], sizes: Sequence[int]) -> Outcome:

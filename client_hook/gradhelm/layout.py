@@ -58,6 +58,7 @@ class Layout:
 
     def __init__(self, targets: list[Target], strategy: Strategy, stream: str | None) -> None:
         self.targets = targets
+        self.stream = stream
         self.counts_elements = strategy.counts_elements
         self.rules = [rule for rule in strategy.rules if rule is not None]
         prefix = "" if stream is None else f"{stream}/"

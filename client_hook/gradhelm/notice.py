@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
+
+from . import redact
 
 logger: Final = logging.getLogger("gradhelm")
 
@@ -46,7 +50,7 @@ class Notices:
         """Tells ``text`` unless ``cause`` was told before."""
         self.counts[cause] = self.counts.get(cause, 0) + 1
         if self.counts[cause] == 1:
-            logger.warning("%s", text)
+            logger.warning("%s", redact.harmless(text))
 
     def fault(self, where: str, error: Exception) -> None:
         """A fault of our own, met while ``where``: training goes on without this piece of news."""
@@ -57,6 +61,14 @@ class Notices:
             f"a fault of gradhelm's own while {where} ({type(error).__name__}: {error}); "
             "training goes on, clipped as before, but less is reported",
         )
+
+    @contextmanager
+    def guard(self, where: str) -> Iterator[None]:
+        """What is done in it may fail by a fault of our own; what comes after is done all the same."""
+        try:
+            yield
+        except Exception as error:
+            self.fault(where, error)
 
     def forget(self, cause: str) -> bool:
         """Lets ``cause`` be told again (it had passed); whether it had been told."""

@@ -39,7 +39,7 @@ class Outbox:
 
     def __len__(self) -> int:
         """Records not yet acknowledged."""
-        return len(self._flight) + (self._shed is not None) + len(self._waiting)
+        return self._next - 1 - self.acked + (self._shed is not None) + len(self._waiting)
 
     @property
     def size(self) -> int:
@@ -49,7 +49,7 @@ class Outbox:
     def put(self, frame: Frame) -> None:
         """Takes a frame (its ``seq`` is set when it is sent); older frames may give way."""
         self._waiting.append(frame)
-        self._size += _size(frame)
+        self._size += size(frame)
         while self._size > self.budget and self._waiting:
             self._give_way("outbox full")
 
@@ -67,16 +67,17 @@ class Outbox:
 
     def next(self, window: int) -> bytes | None:
         """The next record to send, encoded; None when all is sent or ``window`` are in flight."""
+        if self.in_flight >= window:
+            return None
+        record: Frame | Gap | None
         if self._cursor < self._next:
             record = self._flight[self._cursor]
-        elif len(self._flight) >= window or not (self._shed or self._waiting):
-            return None
         else:
-            record = self._shed or self._waiting.popleft()
-            self._shed = None
-            record = msgspec.structs.replace(record, seq=self._next)
+            record = self._oldest()
+            if record is None:
+                return None
             self._flight[self._next] = record
-            self._next += 1
+            self._take()
         self._cursor += 1
         self.frames_sent += isinstance(record, Frame)
         return encode(record)
@@ -84,7 +85,8 @@ class Outbox:
     def ack(self, seq: int) -> None:
         """Everything up to ``seq`` is stored."""
         for number in range(self.acked + 1, min(seq + 1, self._next)):
-            self._size -= _size(self._flight.pop(number))
+            if number in self._flight:
+                self._size -= size(self._flight.pop(number))
             self.acked = number
         self._cursor = max(self._cursor, self.acked + 1)
 
@@ -103,21 +105,41 @@ class Outbox:
         self._next = self._cursor = 1
         self.acked = 0
 
+    @property
+    def in_flight(self) -> int:
+        """How many records are sent and not acknowledged."""
+        return self._cursor - 1 - self.acked
+
     def rewind(self, seq: int) -> None:
         """Send again from ``seq`` on (or from the oldest record that is still here)."""
         self._cursor = min(self._cursor, max(seq, self.acked + 1))
+
+    def _oldest(self) -> Frame | Gap | None:
+        """The oldest record that has no number yet, under the next one; None when there is none."""
+        if self._shed is None and not self._waiting:
+            return None
+        return msgspec.structs.replace(self._shed or self._waiting[0], seq=self._next)
+
+    def _take(self) -> None:
+        """The oldest record has its number now, and is kept elsewhere."""
+        self._next += 1
+        if self._shed is None:
+            self._waiting.popleft()
+        else:
+            self._shed = None
 
     def _give_way(self, reason: str) -> None:
         """Turns the oldest waiting record into (part of) the gap before the others."""
         oldest = self._waiting.popleft()
         if isinstance(oldest, Frame):
-            self._size -= _size(oldest)
+            self._size -= size(oldest)
             oldest = _lost(oldest, reason)
             self.rows_shed += oldest.count
         self._shed = oldest if self._shed is None else _merged(self._shed, oldest)
 
 
-def _size(record: Frame | Gap) -> int:
+def size(record: Frame | Gap) -> int:
+    """Bytes that a record takes in memory."""
     if isinstance(record, Gap):
         return 0
     return _OVERHEAD + len(record.steps) + len(record.times) + len(record.values)

@@ -6,6 +6,8 @@ Law: what cannot be clipped as asked for is refused here, before a single hook i
 from __future__ import annotations
 
 import copy
+import gc
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
@@ -15,7 +17,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from . import inbackward
 from .arguments import instance
-from .clip import GlobalNorm, Strategy, Target
+from .clip import GlobalNorm, Strategy, Target, sharded
 from .clip.divide import divided
 from .clip.norm import Observe
 from .layout import BLOCKS, MAX_OWN, choose
@@ -30,6 +32,7 @@ Clip: TypeAlias = "Rules | Mapping[str, Rules]"
 
 MAX_STREAMS: Final = 16
 _OPTIMIZERS: Final = "one torch.optim.Optimizer, a list or a dict of several, or None"
+_ACCEPTED: Final = "accepted for sharded training: torch.distributed.fsdp.fully_shard"
 _CLIP: Final = "a gradhelm.clip strategy, such as GlobalNorm(1.0), a dict or a list of strategies"
 
 
@@ -60,6 +63,8 @@ def plan(
     """
     if clip is not None and max_norm is not None:
         raise ValueError("clip and max_norm are both given; max_norm=x means clip=GlobalNorm(x)")
+    _undivided(model, optimizer)
+    sharded.reshard(model)
     if clip is None:
         clip = Observe() if max_norm is None else GlobalNorm(max_norm)  # type: ignore[arg-type]
     named = _named(optimizer)
@@ -70,6 +75,7 @@ def plan(
         groups = [group for one in optimizers for group in one.param_groups]
         targets = choose(model, groups if optimizers else None, name if several else "")
         _clippable(targets)
+        _together(targets, len(optimizers) > 1, measure_every)
         if len(optimizers) > 1:
             inbackward.check(strategy)
         strategy.bind(targets, optimizers[0] if len(optimizers) == 1 else None)
@@ -147,6 +153,30 @@ def _has_hooks(optimizer: optim.Optimizer) -> None:
             f"optimizer is a {type(optimizer).__name__}, which has no step hooks; attach the "
             "optimizer inside it, or use gradhelm.integrations.accelerate.attach"
         )
+    _whole(optimizer)
+
+
+def _whole(optimizer: optim.Optimizer) -> None:
+    """Raises ValueError for an optimizer that ZeRO keeps from seeing all gradients of a step."""
+    zero = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
+    if zero is None:
+        return
+    kind = zero.ZeroRedundancyOptimizer
+    if isinstance(optimizer, kind):
+        if optimizer._overlap_with_ddp:
+            raise ValueError(
+                "optimizer is a ZeroRedundancyOptimizer with overlap_with_ddp=True, which steps "
+                "while gradients still come in; they can only be clipped without it"
+            )
+    elif any(
+        getattr(one, "optim", None) is optimizer  # one whose steps overlap has none yet
+        for one in gc.get_objects()
+        if kind in type(one).__mro__
+    ):
+        raise ValueError(
+            "optimizer is the part of a ZeroRedundancyOptimizer that this rank holds; attach the "
+            "ZeroRedundancyOptimizer itself"
+        )
 
 
 def _clips(clip: object, names: list[str]) -> Iterator[Rules]:
@@ -179,7 +209,40 @@ def _clippable(targets: list[Target]) -> None:
             raise ValueError(f"model is lazy: {name} has no shape before the first forward pass")
         if parameter.layout != torch.strided:
             raise ValueError(f"model holds the sparse parameter {name}; torch cannot clip those")
-        if type(parameter.data).__name__ == "DTensor":
+        if sharded.is_sharded(parameter):
+            sharded.check(name, parameter)
+
+
+def _together(targets: list[Target], in_backward: bool, measure_every: int) -> None:
+    """Raises ValueError for what one rank would do without the others, where they have shards."""
+    name = next((t.name for t in targets if sharded.is_sharded(t.parameter)), None)
+    if name is not None and in_backward:
+        raise ValueError(
+            f"optimizer: those inside backward cannot be used with sharded parameters ({name} is "
+            "one); use one optimizer for all"
+        )
+    if name is not None and measure_every:
+        raise ValueError(
+            f"measure_every must be 0 where parameters are sharded ({name} is): one rank measures, "
+            "and it has no whole weights"
+        )
+
+
+def _undivided(model: nn.Module, optimizer: object) -> None:
+    """Raises ValueError for libraries that keep flat pieces in the place of parameters."""
+    wrapped = {one.__name__ for module in model.modules() for one in type(module).__mro__}
+    flat = any(getattr(p, "_is_flat_param", False) for p in model.parameters())
+    if flat or "FullyShardedDataParallel" in wrapped:
+        raise ValueError(
+            "model is wrapped in FullyShardedDataParallel, which keeps flat pieces in the place of "
+            f"parameters; {_ACCEPTED}"
+        )
+    given = list(optimizer.values()) if isinstance(optimizer, Mapping) else optimizer
+    for one in given if isinstance(given, (list, tuple)) else [given]:
+        if any(kind.__module__.startswith("deepspeed.runtime") for kind in type(one).__mro__):
             raise ValueError(
-                f"model holds the DTensor {name}; sharded parameters are not supported"
+                f"optimizer is DeepSpeed's {type(one).__name__}, which clips flat pieces by itself "
+                f"(gradient_clipping in its configuration); {_ACCEPTED}"
             )
+    if any(hasattr(p, "ds_id") for p in model.parameters()):
+        raise ValueError(f"model is partitioned by DeepSpeed's ZeRO stage 3; {_ACCEPTED}")

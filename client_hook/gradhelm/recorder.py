@@ -11,7 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from .notice import Notices
 from .ring import Batch, Losses, room
 from .unread import Arrival
 from .wire import MAX_FRAME, MISSING, MISSING_BITS, FloatArray
+
+if TYPE_CHECKING:
+    from .judge import Judge
 
 _SAMPLES: Final = 1024
 """Hand-off times that percentiles are taken of: those of the newest steps."""
@@ -62,6 +65,9 @@ class Recorder:
         # As many rows as fit in one frame with their steps and times: little memory beside the wait.
         self._most = max(1, MAX_FRAME // (4 * len(layout.columns) + 16))
         self.losses = Losses()
+        # During a trial it is told of each step, also of those that are thinned out.
+        self.judge: Judge | None = None
+        self._stream = layout.stream
         self._every = every
         self._notices = notices
         self._first = layout.first_norm
@@ -135,8 +141,14 @@ class Recorder:
     # -- for the sender ---------------------------------------------------------------------------
 
     def batches(self) -> Iterator[Batch]:
-        """Takes what there is now, oldest first: rows of one version, with increasing steps."""
-        for entries in self._runs(len(self._entries)):
+        """Takes what there is now, oldest first: rows of one version, with increasing steps.
+
+        A batch counts as taken when the next one is asked for: a fault in between loses nothing.
+        """
+        for taken, entries in self._runs(tuple(self._entries)):
+            if not entries:
+                self._drop(taken)
+                continue
             bits = np.full((len(entries), len(self.columns)), MISSING_BITS, np.uint32)
             rows = bits.view(np.float32)
             for row, entry in zip(rows, entries, strict=True):
@@ -150,31 +162,43 @@ class Recorder:
                 np.array([entry.time for entry in entries], np.float64),
                 rows,
             )
+            self._drop(taken)
 
-    def _runs(self, count: int) -> Iterator[list[Entry]]:
-        """The oldest ``count`` entries, without the uneventful ones, by what fits in one batch."""
-        run: list[Entry] = []
+    def _drop(self, count: int) -> None:
         for _ in range(count):
-            if not _arrived(self._entries[0]):
+            self._entries.popleft()
+
+    def _runs(self, waiting: tuple[Entry, ...]) -> Iterator[tuple[int, list[Entry]]]:
+        """Those that ``waiting`` begins with and have arrived, without the uneventful ones, by what
+        fits in one batch; with each batch, how many entries are dealt with by it."""
+        run: list[Entry] = []
+        taken = 0
+        for entry in waiting:
+            if not _arrived(entry):
                 if not self._given_up:
                     break
-                self.losses.refuse(self._entries.popleft().step)
+                self.losses.refuse(entry.step)
+                taken += 1
                 continue
-            entry = self._entries.popleft()
             if isinstance(entry.outcome, Arrival):
                 entry = entry._replace(outcome=entry.outcome.outcome())
+            assert not isinstance(entry.outcome, Arrival)
+            if self.judge is not None and self.judge.steering.trial is not None:
+                self.judge.step(self._stream, entry.step, entry.version, entry.outcome)
             if entry.step % self._every and _uneventful(entry):
+                taken += 1
                 continue
             if run and (
                 entry.version != run[-1].version
                 or entry.step <= run[-1].step
                 or len(run) == self._most
             ):
-                yield run
-                run = []
+                yield taken, run
+                run, taken = [], 0
             run.append(entry)
-        if run:
-            yield run
+            taken += 1
+        if taken:
+            yield taken, run
 
     def _write(self, row: FloatArray, entry: Entry) -> None:
         outcome, places = entry.outcome, entry.places

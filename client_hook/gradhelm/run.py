@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .cargo import Cargo, Lane
 from .control import Steering
+from .judge import Judge
 from .layout import RESERVED
 from .notice import Notices, logger
 from .outbox import Outbox
@@ -29,6 +30,7 @@ from .wire import MAX_GROUP, Finish
 
 if TYPE_CHECKING:
     from .inbackward import InBackward
+    from .ranks import Ranks
     from .stepper import Stepper
 
 DRAIN: Final = 5.0
@@ -41,10 +43,12 @@ _open_runs: weakref.WeakSet[Run] = weakref.WeakSet()
 class Sender(Protocol):
     """The thread that takes what was measured from here: :class:`Link` or :class:`Keeper`."""
 
-    outbox: Outbox
+    @property
+    def outbox(self) -> Outbox: ...
 
     def start(self) -> None: ...
     def finish(self, end: Finish, limit: float) -> bool: ...
+    def forget(self) -> None: ...
 
 
 class Run:
@@ -69,6 +73,7 @@ class Run:
         self._notices = Notices()
         self._scalars: Scalars | None = None
         self._link: Sender | None = None
+        self._ranks: Ranks | None = None
         self._steppers: list[Stepper | InBackward] = []
         self._closed = False
         for stream in streams.values():
@@ -94,6 +99,12 @@ class Run:
         """The version of the control document in force; 0 is what the script says."""
         return self._steering.version
 
+    @property
+    def should_stop(self) -> bool:
+        """Whether somebody asked the run to end, which takes ``Control(stop=True)``. It turns True
+        between two steps, for good; it is for the training loop to act upon it."""
+        return self._steering.stopped
+
     def clip(self) -> Tensor:
         """Clips, records and counts one step, where ``clip_grad_norm_`` would stand.
 
@@ -112,7 +123,7 @@ class Run:
         stream.boundary()
         outcome = stream.clip()
         stream.forget_hidden()
-        stream.count(outcome, None)
+        stream.count(outcome)
         return torch.tensor(0.0) if outcome is None else outcome.global_norm
 
     def log(self, /, **scalars: Any) -> None:
@@ -149,9 +160,11 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs: the run's id, and of each stream the next step and what its
-        strategy has learned; ``torch.load(weights_only=True)`` reads it.
+        strategy has learned; ``torch.load(weights_only=True)`` reads it. Values that are set for
+        a time only are not in it; those that they replaced are.
         """
-        streams = {name: stream.state_dict() for name, stream in self.streams.items()}
+        with self._steering.settled():
+            streams = {name: stream.state_dict() for name, stream in self.streams.items()}
         return {"run_id": self.id, "streams": streams}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -178,6 +191,8 @@ class Run:
         """
         for stepper in self._steppers:
             stepper.remove()
+        if self._steppers and self._ranks is not None:
+            self._ranks.leave()
 
     def close(self, status: str = "finished") -> None:
         """Delivers what is left, within five seconds, and ends the run; clipping goes on.
@@ -217,7 +232,12 @@ class Run:
                 lanes.append(Lane(source, groups, columns, stream.name))
         names = {column.name for lane in lanes for column in lane.columns} | RESERVED
         self._scalars = Scalars(self._notices, frozenset(names), numbers)
-        cargo = Cargo(lanes, self._scalars, self._steering, self._beat)
+        judge = Judge(self._steering, self._notices)
+        for stream in self.streams.values():
+            if stream.recorder is not None:
+                stream.recorder.judge = judge
+        self._scalars.judge = judge
+        cargo = Cargo(lanes, self._scalars, self._steering, judge, self._beat, self._notices)
         self._link = made(cargo, self._notices)
         self._link.start()
         _open_runs.add(self)
@@ -237,19 +257,26 @@ class Run:
     def _end(self, status: str, why: str) -> None:
         if self._closed:
             return
-        self._silence()
-        link = self._link
-        if link is None:
+        began = time.monotonic()
+        with self._notices.guard("closing"):
+            self._silence()
+        if self._ranks is not None:
+            with self._notices.guard("closing"):
+                self._ranks.leave()
+        if self._link is None:
             return
         atexit.unregister(self._at_exit)
         _open_runs.discard(self)
-        try:
-            if not link.finish(Finish(status, self._first.last_step, why[:1000]), DRAIN):
-                self._notices.warn("end", f"{self.url}: the end of the run was not told")
-        except Exception as error:
-            self._notices.fault("closing", error)
+        end = Finish(status, self._first.last_step, why[:1000])
+        for _ in range(2):  # a fault of our own has a second try, which is the last chance
+            with self._notices.guard("closing"):
+                if not self._link.finish(end, DRAIN - (time.monotonic() - began)):
+                    self._notices.warn("end", f"{self.url}: the end of the run was not told")
+                return
 
     def _at_exit(self) -> None:
+        if self._ranks is not None:
+            self._ranks.leave(trains_on=False)
         # In an interactive session the last exception is not what ended it.
         error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
         self._end_by(error)
@@ -273,6 +300,8 @@ def _forget_in_child() -> None:
     for run in list(_open_runs):
         atexit.unregister(run._at_exit)
         run._silence(forget=True)
+        if run._link is not None:
+            run._link.forget()
         run._scalars = run._link = None
     _open_runs.clear()
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -25,14 +26,21 @@ from .wire import (
     TimeArray,
 )
 
+if TYPE_CHECKING:
+    from .judge import Judge
+
+LOSS: Final = "loss"
+"""The scalar by which a version that is on trial is judged."""
 CAPACITY: Final = 65_536
 """Logged entries that may wait for the sender."""
 
 
 class Entry(NamedTuple):
-    """What one call of ``log`` told; ``step`` is the step it belongs to."""
+    """What one call of ``log`` told; ``step`` is the step it belongs to, ``at`` when that was on a
+    clock that nobody sets."""
 
     step: int
+    at: float
     time: float
     version: int
     values: dict[str, Any]
@@ -57,6 +65,8 @@ class Scalars:
 
     def __init__(self, notices: Notices, taken: frozenset[str], first_group: int) -> None:
         self.losses = Losses()
+        # During a trial it is told of each logged loss, once it is a number.
+        self.judge: Judge | None = None
         self.groups: dict[int, tuple[Column, ...]] = {}
         self._notices = notices
         self._taken = taken
@@ -81,20 +91,25 @@ class Scalars:
             self.losses.refuse(step)
             return
         self.losses.end()
-        self._entries.append(Entry(step, time, version, kept))
+        self._entries.append(Entry(step, monotonic(), time, version, kept))
 
     def rows(self, before: float) -> Iterator[Rows]:
-        """Takes the entries told before the time ``before``, merged by step; the last word wins.
+        """Takes the entries told before ``before``, in ``time.monotonic``, merged by step; the last
+        word wins.
 
-        New groups are in :attr:`groups` before the rows that use them are given.
+        New groups are in :attr:`groups` before the rows that use them are given. The entries count
+        as taken when all rows were: a fault in between loses none.
         """
         merged: list[Entry] = []
-        while self._entries and self._entries[0].time < before:
-            entry = self._entries.popleft()
+        taken = 0
+        for entry in tuple(self._entries):
+            if entry.at >= before:
+                break
+            taken += 1
             if merged and merged[-1].step == entry.step and merged[-1].version == entry.version:
                 merged[-1].values.update(entry.values)
             else:
-                merged.append(entry)
+                merged.append(entry._replace(values=dict(entry.values)))
         for entry in merged:
             self._open_groups(entry.values)
         run: list[Entry] = []
@@ -105,6 +120,8 @@ class Scalars:
             run.append(entry)
         if run:
             yield from self._pack(run)
+        for _ in range(taken):
+            self._entries.popleft()
 
     def _open_groups(self, values: Mapping[str, Any]) -> None:
         new = [name for name in values if name not in self._homes]
@@ -123,8 +140,12 @@ class Scalars:
                 if index not in rows:
                     bits = np.full(len(self.groups[group]), MISSING_BITS, np.uint32)
                     rows[index] = bits.view(np.float32)
+                number = float(value)
                 with np.errstate(over="ignore"):  # 1e300 is Inf in float32, and said to be
-                    rows[index][column] = float(value)
+                    rows[index][column] = number
+                judge = self.judge
+                if name == LOSS and judge is not None and judge.steering.trial is not None:
+                    judge.loss(entry.step, entry.version, number)
         for group, rows in places.items():
             picked = [entries[index] for index in rows]
             yield Rows(

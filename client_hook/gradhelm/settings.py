@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -34,7 +34,8 @@ TABLE: Final[dict[str, tuple[str, str]]] = {
     ),
     "GRADHELM_SPOOL": (
         "",
-        "where offline runs keep what they measure; empty means spool in the data directory",
+        "where runs keep what they measure until a server has it: offline runs always (empty means "
+        "spool in the data directory), others when this is set",
     ),
     "GRADHELM_HOME": (
         "~/.gradhelm",
@@ -42,7 +43,13 @@ TABLE: Final[dict[str, tuple[str, str]]] = {
     ),
     "GRADHELM_CONTROL": (
         "on",
-        "off makes every run of this process read-only, whatever its script says",
+        "off makes every run of this process, and the job it is a rank of, read-only, whatever its "
+        "script says",
+    ),
+    "GRADHELM_INSECURE": (
+        "0",
+        "1 lets runs and commands talk plain http to a server on another machine, where the token "
+        "and all else can be read on the way",
     ),
 }
 """Variable -> (default, meaning). An empty variable counts as unset."""
@@ -53,11 +60,13 @@ class Settings:
     """The hook's settings; see :data:`TABLE` for what each one means."""
 
     server: str
-    token: str
+    token: str = field(repr=False)
     mode: str
     home: Path
     spool: Path
+    spool_online: bool
     control: bool
+    insecure: bool
 
 
 def read(environ: Mapping[str, str] | None = None) -> Settings:
@@ -67,11 +76,13 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
     home = Path(found["GRADHELM_HOME"]).expanduser()
     return Settings(
         server=found["GRADHELM_SERVER"],
-        token=found["GRADHELM_TOKEN"],
+        token=found["GRADHELM_TOKEN"].strip(),  # files of secrets end with a line break
+        spool_online=bool(found["GRADHELM_SPOOL"]),
         mode=_one_of("GRADHELM_MODE", found, MODES),
         home=home,
         spool=Path(found["GRADHELM_SPOOL"] or home / "spool").expanduser(),
         control=_one_of("GRADHELM_CONTROL", found, ("on", "off")) == "on",
+        insecure=_one_of("GRADHELM_INSECURE", found, ("0", "1")) == "1",
     )
 
 

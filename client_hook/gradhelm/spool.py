@@ -24,6 +24,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -73,10 +74,10 @@ class Spool:
     Raises SpoolError when the folder cannot be made, or somebody writes to it already.
     """
 
-    def __init__(self, folder: Path, *, budget: int = BUDGET, file_size: int = FILE) -> None:
+    def __init__(self, folder: Path, *, budget: int = BUDGET, file_size: int | None = None) -> None:
         self.folder = folder
-        self._budget = budget
-        self._file_size = file_size
+        self.budget = budget
+        self._file_size = FILE if file_size is None else file_size
         self._told: list[bytes] = []
         self._files: list[tuple[Path, int, int]] = []  # first number, bytes; all but the open one
         self._fd = -1
@@ -84,8 +85,11 @@ class Spool:
         self._first = 0
         self._mark = b""
         self._written = 0
+        # Where the records of the open file are, and those of an older one, read as a whole.
+        self._places: dict[int, tuple[int, int]] = {}
+        self._read: tuple[Path, dict[int, bytes]] = folder, {}
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make(folder)
             self._lock = _lock(folder)
         except OSError as error:
             raise SpoolError(
@@ -111,11 +115,44 @@ class Spool:
 
         Numbers go up.
         """
-        if self.size + _SIZE + len(data) > self._budget:
+        another = self._fd < 0 or self._written >= self._file_size
+        needed = [data, *self._told] if another else [data]
+        if self.size + sum(_SIZE + len(one) for one in needed) > self.budget:
             return False
-        if self._fd < 0 or self._written >= self._file_size:
+        if another:
             self._begin(number)
-        return self._write([Entry(Kind.RECORD, number, data)])
+        at = self._written
+        if not self._write([Entry(Kind.RECORD, number, data)]):
+            return False
+        self._places[number] = at, _SIZE + len(data)
+        return True
+
+    def get(self, number: int) -> bytes | None:
+        """The data of the record that was put under ``number``; None if it cannot be read (again).
+
+        Meant for reading in order: of the files that are full, one is held in memory.
+        """
+        try:
+            if number in self._places:
+                at, length = self._places[number]
+                with self._path.open("rb") as file:
+                    file.seek(at)
+                    entry = _entry(file.read(length), 0)
+                return None if entry is None or entry.number != number else entry.data
+            older = [path for path, first, _ in self._files if first <= number]
+            if not older:
+                return None
+            if self._read[0] != older[-1]:
+                entries = _entries(older[-1], older[-1].read_bytes(), _mark_of(older[-1]))
+                records = {
+                    e.number: e.data
+                    for e in entries
+                    if isinstance(e, Entry) and e.kind is Kind.RECORD
+                }
+                self._read = older[-1], records
+        except (OSError, SpoolError):
+            return None
+        return self._read[1].get(number)
 
     def end(self, data: bytes) -> bool:
         """Keep how the run ended."""
@@ -143,11 +180,20 @@ class Spool:
             discard(self.folder)
         os.close(self._lock)
 
+    def forget(self) -> None:
+        """In a forked child: the files are the parent's, and so is the lock on the folder."""
+        for fd in (self._fd, self._lock):
+            if fd >= 0:
+                with suppress(OSError):
+                    os.close(fd)
+        self._fd = -1
+
     def _begin(self, number: int) -> None:
         """The next file; where none can be made the writes to come fail."""
         if self._fd >= 0:
             os.close(self._fd)
             self._files.append((self._path, self._first, self._written))
+        self._places.clear()
         self._mark = secrets.token_bytes(_MARK)
         self._path = self.folder / f"{number:016d}-{self._mark.hex()}{SUFFIX}"
         self._first, self._written = number, 0
@@ -157,7 +203,12 @@ class Spool:
         except OSError:
             self._fd = -1
             return
-        self._write([Entry(Kind.TOLD, 0, data) for data in self._told])
+        if not self._write([Entry(Kind.TOLD, 0, data) for data in self._told]):
+            # A file that does not say whose it is would be of no use once the older ones are gone.
+            os.close(self._fd)
+            self._fd = -1
+            with suppress(OSError):
+                self._path.unlink()
 
     def _write(self, entries: list[Entry]) -> bool:
         """All of them or nothing."""
@@ -187,7 +238,7 @@ def segments(folder: Path) -> list[Path]:
 def is_written(folder: Path) -> bool:
     """Whether somebody has this segment open."""
     try:
-        os.close(_lock(folder))
+        os.close(_lock(folder, look=True))
     except OSError:
         return True
     return False
@@ -211,7 +262,7 @@ def read(folder: Path) -> Iterator[Entry | Damage]:
 def discard(folder: Path, through: int | None = None) -> None:
     """Remove the files of a segment, or only those whose records all are numbered up to ``through``."""
     files = _files(folder)
-    for path, following in zip(files, [*files[1:], None], strict=True):
+    for path, following in zip_longest(files, files[1:]):
         stored = (
             following is not None and through is not None and _first_of(following) <= through + 1
         )
@@ -281,11 +332,12 @@ def _mark_of(path: Path) -> bytes:
 if sys.platform == "win32":
     import msvcrt
 
-    def _lock(folder: Path) -> int:
-        """Raises OSError where it is locked."""
+    def _lock(folder: Path, *, look: bool = False) -> int:
+        """Raises OSError where it is locked. Who only wants to ``look`` waits for others
+        who do."""
         fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(fd, msvcrt.LK_LOCK if look else msvcrt.LK_NBLCK, 1)
         except OSError:
             os.close(fd)
             raise
@@ -294,12 +346,21 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _lock(folder: Path) -> int:
-        """Raises OSError where it is locked."""
+    def _lock(folder: Path, *, look: bool = False) -> int:
+        """Raises OSError where it is locked. Several may ``look`` at the same time."""
         fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, (fcntl.LOCK_SH if look else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
             os.close(fd)
             raise
         return fd
+
+
+def _make(folder: Path) -> None:
+    """Nobody else may look into it, nor into what had to be made on the way to it, such as the data
+    directory (the mode of ``mkdir`` is for the last folder alone)."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # raises where it is something else

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from operator import is_
 from types import FrameType
@@ -90,6 +91,8 @@ class Stepper:
         self._outer: FrameType | None = None
         # The learning rates of the groups, while one step is taken with others.
         self._lrs: list[Any] | None = None
+        # Whether the strategy has scaled them for this step.
+        self._scaled = False
         # What a GradScaler had told the optimizer, while it is told to divide the gradients.
         self._told: dict[str, Any] | None = None
         # Whether this step will be skipped, where only the device knows.
@@ -147,12 +150,14 @@ class Stepper:
         self._restore(optimizer)
         self._adopt(optimizer)
         self.stream.boundary()
+        # Before a closure is evaluated: LBFGS reads the learning rate before that.
+        self._scale(optimizer, self.stream.lr_factor)
         found_inf = scaler.found_inf(optimizer)
         self._found_inf = None
         if found_inf is not None and unread.possible(self.stream.strategy, found_inf.device):
             self._found_inf = found_inf
         elif found_inf is not None and found_inf.item():
-            self.stream.count(None, _lr(optimizer), skipped=True)
+            self.stream.count(None, partial(_lr, optimizer), skipped=True)
             return None
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if not callable(closure):
@@ -181,12 +186,21 @@ class Stepper:
             outcome = outcome._replace(found_inf=self._found_inf)
         if outcome is not None and outcome.folded:
             self._fold(optimizer, outcome)
-        if outcome is not None and outcome.lr_scale != 1.0 and self._lrs is None:
-            self._lrs = [group.get("lr") for group in optimizer.param_groups]
-            for group in optimizer.param_groups:
-                group["lr"] = group["lr"] * outcome.lr_scale
+        if outcome is not None and outcome.lr_scale != 1.0 and not self._scaled:
+            self._scaled = True
+            self._scale(optimizer, outcome.lr_scale)
         if count:
-            self.stream.count(outcome, _lr(optimizer))
+            self.stream.count(outcome, partial(_lr, optimizer))
+
+    def _scale(self, optimizer: optim.Optimizer, factor: float) -> None:
+        """Multiplies the learning rates, for this one step."""
+        if factor == 1.0:
+            return
+        if self._lrs is None:
+            self._lrs = [group.get("lr") for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            if group.get("lr") is not None:
+                group["lr"] = group["lr"] * factor
 
     def _restore(self, optimizer: optim.Optimizer) -> None:
         """Undoes what was meant for one step: hidden gradients, other learning rates, a divisor."""
@@ -194,8 +208,10 @@ class Stepper:
         self._unfold(optimizer)
         if self._lrs is not None:
             for group, lr in zip(optimizer.param_groups, self._lrs, strict=False):
-                group["lr"] = lr
+                if lr is not None:
+                    group["lr"] = lr
             self._lrs = None
+            self._scaled = False
 
     def _fold(self, optimizer: optim.Optimizer, outcome: Outcome) -> None:
         """Has a fused optimizer divide the gradients while it reads them, as a GradScaler does."""
@@ -247,7 +263,8 @@ class Stepper:
         def done() -> None:
             if self.stream.step == before:
                 self.stream.boundary()
-                self.stream.count(None, None if optimizer is None else _lr(optimizer), skipped=True)
+                lr = partial(_lr, optimizer)
+                self.stream.count(None, lr, skipped=True)
 
         return done
 
@@ -256,8 +273,10 @@ def _held(optimizer: optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def _lr(optimizer: optim.Optimizer) -> float | None:
+def _lr(optimizer: optim.Optimizer | None) -> float | None:
     """The first group's learning rate; None when reading it would wait for a device."""
+    if optimizer is None:
+        return None
     lr = optimizer.param_groups[0].get("lr")
     if isinstance(lr, Tensor):
         return lr.item() if lr.device.type == "cpu" and lr.numel() == 1 else None

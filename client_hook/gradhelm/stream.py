@@ -15,7 +15,9 @@ from torch import Tensor, nn, optim
 from . import unread
 from .clip import Gradients, Outcome, Strategy, Target
 from .clip.norm import Observe
+from .clip.sharded import reader
 from .control import Steering
+from .errors import RanksError
 from .layout import Layout, choose
 from .measures import Measures
 from .notice import Notices
@@ -60,12 +62,15 @@ class Stream:
         self._measure_every = measure_every
         self._targets = list(targets)
         self._parameters = [target.parameter for target in targets]
+        self._read = reader(self._parameters)
         self._model = model
         self._frozen = [p for p in model.parameters() if not p.requires_grad] if model else []
         self._steering: Steering | None = None
         self._notices = Notices()
         # Which parameters had gradients at the last clip; None when all had.
         self._places: Sequence[int] | None = None
+        # Clips of shards so far after which the norm was not known.
+        self._unmeasured = 0
         # Gradients that are hidden from the optimizer while it takes a step that is to be skipped.
         self._hidden: list[tuple[Tensor, Tensor]] = []
 
@@ -143,11 +148,21 @@ class Stream:
         """The version of the control document in force."""
         return 0 if self._steering is None else self._steering.version
 
+    @property
+    def lr_factor(self) -> float:
+        """What the learning rates are multiplied by, for each step anew."""
+        return 1.0 if self._steering is None else self._steering.lr_factor
+
     def boundary(self) -> None:
-        """A step boundary: the only moment at which a remote change takes hold."""
+        """A step boundary: the only moment at which a remote change takes hold.
+
+        Raises RanksError when the ranks of a distributed job differ.
+        """
         try:
             if self._steering is not None:
                 self._steering.take(self.name)
+        except RanksError:
+            raise
         except Exception as error:
             self._notices.fault("applying a change", error)
 
@@ -185,10 +200,17 @@ class Stream:
         if outcome.skipped:
             self._hide(grads)
             self.measured(taken=False)
-        elif outcome.post_norm is None and self.recorder is not None and self.step % SAMPLED == 0:
-            after = Gradients(grads.tensors, grads.parameters).global_norm
-            outcome = outcome._replace(post_norm=after.item())
+        elif outcome.post_norm is None and self._sampled(grads):
+            outcome = outcome._replace(post_norm=grads.again().global_norm.item())
         return outcome
+
+    def _sampled(self, grads: Gradients) -> bool:
+        """Whether the norm after clipping is measured now, where that costs a pass."""
+        if not grads.sharded:
+            return self.recorder is not None and self.step % SAMPLED == 0
+        # All ranks have to, those too that record nothing or number their steps otherwise.
+        self._unmeasured += 1
+        return self._unmeasured % SAMPLED == 1
 
     def _measure(self, grads: Gradients) -> None:
         """Before a step that is to be measured."""
@@ -216,7 +238,7 @@ class Stream:
 
     def _gradients(self, places: Sequence[int] | None) -> Gradients | None:
         if places is None:
-            grads = Gradients.of(self._parameters)
+            grads = self._read(self._parameters)
             self._places = None if grads is None else grads.places
             return grads
         grads = Gradients.of([self._parameters[place] for place in places])
@@ -240,8 +262,15 @@ class Stream:
         """Leaves a skipped step without gradients: the loop's own step comes later."""
         self._hidden.clear()
 
-    def count(self, outcome: Outcome | None, lr: float | None, *, skipped: bool = False) -> None:
-        """Records the step and goes on to the next number."""
+    def count(
+        self,
+        outcome: Outcome | None,
+        lr: Callable[[], float | None] = lambda: None,
+        *,
+        skipped: bool = False,
+    ) -> None:
+        """Records the step, with the learning rate that ``lr`` tells, and goes on to the next
+        number."""
         step = self.step
         self.step = step + 1
         recorder = self.recorder
@@ -249,13 +278,25 @@ class Stream:
             return
         try:
             if outcome is None:
-                recorder.without_gradients(step, self.threshold, lr, self.version, skipped=skipped)
+                recorder.without_gradients(
+                    step, self.threshold, lr(), self.version, skipped=skipped
+                )
             else:
-                recorder.step(step, outcome, self._places, lr, self.version)
+                recorder.step(step, outcome, self._places, lr(), self.version)
         except Exception as error:
+            recorder.losses.refuse(step)
             self._notices.fault("recording", error)
 
-    def count_round(self, places: Sequence[int], outcome: Outcome, lr: float | None) -> None:
+    def miss(self, error: Exception) -> None:
+        """A step was taken, and what it measured cannot be told because of ``error``."""
+        if self.recorder is not None and not self.closed:
+            self.recorder.losses.refuse(self.step)
+        self.step += 1
+        self._notices.fault("recording", error)
+
+    def count_round(
+        self, places: Sequence[int], outcome: Outcome, lr: Callable[[], float | None]
+    ) -> None:
         """Records a step whose gradients, those of ``places``, were clipped one by one."""
         self._places = None if len(places) == len(self._targets) else places
         self.count(outcome, lr)
@@ -279,6 +320,7 @@ class Stream:
         self._parameters = [
             target.parameter if id(target.parameter) in held else gone for target in self._targets
         ]
+        self._read = reader(self._parameters)
 
     def thaw(self) -> None:
         """Clips parameters of the model that were frozen at first, once they are not."""

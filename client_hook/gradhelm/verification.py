@@ -23,6 +23,7 @@ from torch import Tensor, optim
 
 from . import stepper
 from .clip import Strategy
+from .clip.sharded import local
 from .notice import logger
 from .run import Run
 from .steps import before_each
@@ -361,7 +362,8 @@ def _stepping(optimizer: optim.Optimizer) -> None:
 
 def _versions(held: list[Tensor]) -> list[tuple[int, int]]:
     """Which gradients there are; each writing to one makes another version of it."""
-    return [(id(p.grad), p.grad._version) for p in held if p.grad is not None]
+    # Of a sharded one this rank's shard is what is written to.
+    return [(id(p.grad), local(p.grad)._version) for p in held if p.grad is not None]
 
 
 def _of(run: Run) -> list[Tensor]:

@@ -39,8 +39,12 @@ MAX_COLUMN: Final = 2 * MAX_NAME + 40
 """Characters of a column's name: a parameter's, with what is said of it and of which stream."""
 MAX_RULES: Final = 256
 """Strategies of one run."""
+MAX_LR_FACTOR: Final = 100.0
+"""The most that learning rates may be multiplied, or divided, by."""
 MAX_CONFIG: Final = 64 * 1024
 MAX_STEP: Final = 2**53 - 1
+MAX_TIME: Final = 253_402_300_800.0
+"""Seconds since 1970 until the year 10000, in which all times end."""
 
 MISSING_BITS: Final = 0x7FC00BAD
 """The float32 bit pattern of "no value here"; every other NaN is a NaN that was measured."""
@@ -56,6 +60,7 @@ class CloseCode(IntEnum):
 
     BAD_MESSAGE = 4400
     UNAUTHORIZED = 4401
+    FORBIDDEN = 4403
     RUN_IS_TAKEN = 4409
     REPLACED = 4410
     TOO_LARGE = 4413
@@ -66,6 +71,7 @@ class CloseCode(IntEnum):
 CLOSE_REASONS: Final[dict[CloseCode, str]] = {
     CloseCode.BAD_MESSAGE: "too many messages that could not be read",
     CloseCode.UNAUTHORIZED: "the token was revoked or has expired",
+    CloseCode.FORBIDDEN: "this token may not report this run",
     CloseCode.RUN_IS_TAKEN: "this run id exists already; attach with resume=True to continue it",
     CloseCode.REPLACED: "a newer trainer took over this run",
     CloseCode.TOO_LARGE: "the run has more columns than the server accepts",
@@ -74,14 +80,25 @@ CLOSE_REASONS: Final[dict[CloseCode, str]] = {
 }
 
 FINAL_CLOSES: Final = frozenset(
-    {CloseCode.RUN_IS_TAKEN, CloseCode.REPLACED, CloseCode.TOO_LARGE, CloseCode.SPEAK_NEWER}
+    {
+        CloseCode.FORBIDDEN,
+        CloseCode.RUN_IS_TAKEN,
+        CloseCode.REPLACED,
+        CloseCode.TOO_LARGE,
+        CloseCode.SPEAK_NEWER,
+    }
 )
 """After these a trainer does not come back; after any other end it reconnects."""
 
 Seq = Annotated[int, Meta(ge=1, le=MAX_STEP)]
 Step = Annotated[int, Meta(ge=0, le=MAX_STEP)]
 Count = Annotated[int, Meta(ge=0, le=MAX_STEP)]
-_NO_NUL: Final = r"^[^\x00]*$"
+Positive = Annotated[int, Meta(ge=1, le=MAX_STEP)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Time = Annotated[float, Meta(ge=0, lt=MAX_TIME)]
+"""Seconds since 1970."""
+Factor = Annotated[float, Meta(ge=1 / MAX_LR_FACTOR, le=MAX_LR_FACTOR)]
+_NO_NUL: Final = r"^[^\x00]*\Z"
 """Databases and terminals end a text at a NUL, so none may hold one."""
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=_NO_NUL)]
 Text = Annotated[str, Meta(max_length=1000, pattern=_NO_NUL)]
@@ -90,9 +107,9 @@ Number = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
 """A finite number: thresholds and limits are never NaN or infinite."""
 Values = Annotated[dict[Name, Number], Meta(max_length=64)]
 RunId = Annotated[
-    str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+    str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
 ]
-SegmentId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
+SegmentId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
 
 
 class _Message(Struct, frozen=True, tag_field="type"):
@@ -111,7 +128,7 @@ class Column(Struct, frozen=True):
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=MAX_COLUMN, pattern=_NO_NUL)]
-    kind: Annotated[str, Meta(pattern="^(scalar|norm|detail|log)$")]
+    kind: Annotated[str, Meta(pattern=r"^(scalar|norm|detail|log)\Z")]
     shape: Annotated[tuple[Count, ...], Meta(max_length=16)] = ()
     dtype: Annotated[str, Meta(max_length=20)] = ""
 
@@ -129,10 +146,12 @@ class Rule(Struct, frozen=True):
 
 
 class Limit(Struct, frozen=True):
-    """The range that the trainer lets remote users move one strategy parameter in."""
+    """The range that the trainer lets remote users move one strategy parameter in; ``whole``: in
+    whole numbers only."""
 
     min: Number
     max: Number
+    whole: bool = False
 
 
 class Coded(Struct, frozen=True):
@@ -154,12 +173,35 @@ class Limits(Struct, frozen=True):
     """How remote users may change a run; ``why_not`` says why when they may not.
 
     ``factor``: the largest ratio of one change, up or down. ``every_steps``: the least number of
-    steps between two changes.
+    steps between two changes. ``lr``, ``stop``: whether the learning rates may be scaled, and the
+    run be asked to stop.
     """
 
     factor: Number | None = None
     every_steps: Count = 0
     why_not: Text | None = None
+    lr: bool = False
+    stop: bool = False
+
+
+class RevertIf(Struct, frozen=True):
+    """When the trainer takes a version back by itself, judged over its first ``within`` steps.
+
+    ``nonfinite``: as soon as the loss or the global norm is NaN or infinite. ``clip_fraction``: at
+    the end, when the share of clipped steps is below the first number or above the second.
+    """
+
+    within: Positive
+    nonfinite: bool = False
+    clip_fraction: tuple[Share, Share] | None = None
+
+
+class Document(Struct, frozen=True):
+    """A control document: the values of every rule, and what the learning rates are multiplied by."""
+
+    version: Count
+    rules: tuple[Rule, ...]
+    lr_factor: Factor = 1.0
 
 
 # -- trainer to server --------------------------------------------------------------------------
@@ -182,7 +224,7 @@ class Hello(_Message, frozen=True, tag="hello"):
     streams: Annotated[tuple[Name, ...], Meta(max_length=MAX_RULES)] = ()
     config: Annotated[str, Meta(max_length=MAX_CONFIG)] = "{}"
     tags: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
-    started: Number = 0.0
+    started: Time = 0.0
     resume: bool = False
     version: Count = 0
     host: Text = ""
@@ -216,7 +258,7 @@ class Columns(_Message, frozen=True, tag="columns"):
 class Frame(_Message, frozen=True, tag="frame"):
     """Some steps of one group of columns.
 
-    ``steps``: uint64 LE, strictly increasing. ``times``: float64 LE, seconds since the epoch.
+    ``steps``: uint64 LE, strictly increasing. ``times``: float64 LE, seconds since 1970.
     ``values``: float32 LE, one row per step. ``crc``: CRC-32 of the three, in this order.
     ``version``: the control version in force at each of these steps.
     """
@@ -253,11 +295,27 @@ class Heartbeat(_Message, frozen=True, tag="heartbeat"):
 class Applied(_Message, frozen=True, tag="applied"):
     """Control ``version`` took hold: ``step`` is the first one clipped with its values.
 
+    ``stream`` is the optimizer whose steps are counted, None for the run's first. ``back``: the
+    version that this one, being temporary or on trial, gives way to; None when it is there to stay.
+    """
+
+    version: Count
+    step: Step
+    rules: tuple[Rule, ...]
+    stream: Name | None = None
+    back: Count | None = None
+
+
+class Reverted(_Message, frozen=True, tag="reverted"):
+    """The trainer went back to the document before control ``version``, whose time was over or
+    which did not stand its trial; ``step`` is the first one clipped with ``rules`` again.
+
     ``stream`` is the optimizer whose steps are counted, None for the run's first.
     """
 
     version: Count
     step: Step
+    why: Text
     rules: tuple[Rule, ...]
     stream: Name | None = None
 
@@ -277,15 +335,30 @@ class Rejected(_Message, frozen=True, tag="rejected"):
 
 
 class Finish(_Message, frozen=True, tag="finish"):
-    """The run ended; ``step`` is the last one taken, ``why`` the error of a failed run."""
+    """The run ended; ``step`` is the last one taken, ``why`` the error of a failed run.
 
-    status: Annotated[str, Meta(pattern="^(finished|failed|stopped)$")]
+    ``lost``: its process did not say so itself. It left a spool without an end, and what it measured
+    last may be in none.
+    """
+
+    status: Annotated[str, Meta(pattern=r"^(finished|failed|stopped)\Z")]
     step: Step | None
     why: Text = ""
+    lost: bool = False
 
 
 ToServer = (
-    Hello | Replay | Columns | Frame | Gap | Heartbeat | Applied | Delivered | Rejected | Finish
+    Hello
+    | Replay
+    | Columns
+    | Frame
+    | Gap
+    | Heartbeat
+    | Applied
+    | Delivered
+    | Rejected
+    | Reverted
+    | Finish
 )
 
 
@@ -327,10 +400,25 @@ class Pace(_Message, frozen=True, tag="pace"):
 
 
 class Change(_Message, frozen=True, tag="change"):
-    """The desired control document, whole. Acted on only if newer than the trainer's own."""
+    """The desired control document, whole. Acted on only if newer than the trainer's own.
+
+    ``stream`` is the optimizer whose steps are counted, None for the run's first. ``not_before``:
+    the first step that may have it. ``ttl_steps``: how many steps it is in force for. ``until``: the
+    first step without it, for a trainer that was started again since. ``revert_if``: when it is to
+    be taken back. ``back``: what it gives way to then; None for what is in force.
+    ``lr_factor``: what the learning rates are multiplied by. ``stop``: the run is asked to end.
+    """
 
     version: Count
     rules: tuple[Rule, ...]
+    stream: Name | None = None
+    not_before: Step | None = None
+    ttl_steps: Positive | None = None
+    until: Step | None = None
+    revert_if: RevertIf | None = None
+    back: Document | None = None
+    lr_factor: Factor = 1.0
+    stop: bool = False
 
 
 class Finished(_Message, frozen=True, tag="finished"):
@@ -369,7 +457,13 @@ def _decode(decoder: msgspec.msgpack.Decoder[_T], data: bytes) -> _T:
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError(f"unreadable message: {error}") from error
+        raise WireError(f"unreadable message: {_where_first(error)}") from error
+
+
+def _where_first(error: Exception) -> str:
+    """What msgspec says, beginning with the field: of a close reason the end is cut off."""
+    what, found, where = str(error).rpartition(" - at `$")
+    return f"{where.strip('.`') or 'the message'}: {what}" if found else str(error)
 
 
 def pack_frame(
@@ -387,7 +481,8 @@ def pack_frame(
 def unpack_frame(frame: Frame, columns: int) -> tuple[StepArray, TimeArray, FloatArray]:
     """Steps, times and values (steps x ``columns``) of a frame, as read-only views of its bytes.
 
-    Raises WireError when lengths do not fit, steps do not increase, or the CRC differs.
+    Raises WireError when lengths do not fit, steps do not increase, times are none, or the CRC
+    differs.
     """
     count, rest = divmod(len(frame.steps), 8)
     if rest or not count:
@@ -407,8 +502,8 @@ def unpack_frame(frame: Frame, columns: int) -> tuple[StepArray, TimeArray, Floa
     if int(steps.max()) > MAX_STEP or (count > 1 and not bool(np.all(steps[1:] > steps[:-1]))):
         raise WireError("steps must increase and stay below 2^53")
     times = np.frombuffer(frame.times, "<f8")
-    if not bool(np.all(np.isfinite(times))):
-        raise WireError("times must be finite")
+    if not bool(np.all((times >= 0) & (times < MAX_TIME))):  # NaN is neither
+        raise WireError("times must be finite, and between the years 1970 and 9999")
     return steps, times, np.frombuffer(frame.values, "<f4").reshape(count, columns)
 
 

@@ -45,6 +45,7 @@ class AutoClip(Strategy):
     """
 
     threshold_name: ClassVar[str | None] = "percentile"
+    takes_sharded: ClassVar[bool] = True
     ranges: ClassVar[Mapping[str, Range]] = {
         "percentile": Range(0, 100, high_in=True),
         "window": COUNT_OR_NONE,
@@ -114,6 +115,7 @@ class TargetFraction(Strategy):
     """
 
     threshold_name: ClassVar[str | None] = "fraction"
+    takes_sharded: ClassVar[bool] = True
     ranges: ClassVar[Mapping[str, Range]] = {"fraction": SHARE, "eta": Range(0, 1, high_in=True)}
     state_names: ClassVar[tuple[str, ...]] = ("limit",)
 
@@ -169,6 +171,7 @@ class ZClip(Strategy):
     """
 
     threshold_name: ClassVar[str | None] = "z_threshold"
+    takes_sharded: ClassVar[bool] = True
     ranges: ClassVar[Mapping[str, Range]] = {
         "alpha": DECAY,
         "warmup": COUNT,
@@ -284,6 +287,7 @@ class AdaGC(Strategy):
     """
 
     threshold_name: ClassVar[str | None] = "lambda_rel"
+    takes_sharded: ClassVar[bool] = True
     ranges: ClassVar[Mapping[str, Range]] = {"beta": DECAY, "warmup": COUNT}
     state_names: ClassVar[tuple[str, ...]] = ("gammas", "steps")
     per_parameter: ClassVar[bool] = True
@@ -369,6 +373,7 @@ class SkipStep(Strategy):
     """
 
     threshold_name: ClassVar[str | None] = "sigma"
+    takes_sharded: ClassVar[bool] = True
     ranges: ClassVar[Mapping[str, Range]] = {"window": Range(20, 2**53, low_in=True, whole=True)}
     state_names: ClassVar[tuple[str, ...]] = ("history",)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, optim
 
 from .gradients import Gradients, Outcome, Target
+from .sharded import Reader, check, is_sharded, reader
 
 POLICIES: Final = ("propagate", "zero", "skip", "raise")
 
@@ -114,10 +115,14 @@ class Strategy:
     takes_sparse: ClassVar[bool] = True
     """Whether sparse gradients can be clipped so."""
     takes_complex: ClassVar[bool] = True
+    takes_sharded: ClassVar[bool] = False
+    """Whether shards of gradients can be clipped so: all that decides is measured by
+    :class:`Gradients`, or goes through its ``joined`` and ``summed``."""
     folds: bool = False
     """Whether the multiplication is left to a fused optimizer, see :class:`GlobalNorm`."""
     outcome: Outcome | None = None
     """What the last call without a run measured and did; None before the first."""
+    _gather: Reader = staticmethod(Gradients.of)
     norm_type: float = 2.0
     other_norm: bool = False
     """Whether outcomes are told in another norm than the gradients' L2 norm."""
@@ -136,7 +141,9 @@ class Strategy:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is bound to nothing: neither to the parameters nor to their optimizer."""
-        return {**self.__dict__, "_bound": ()}
+        state = {**self.__dict__, "_bound": ()}
+        state.pop("_gather", None)
+        return state
 
     def __getitem__(self, name: str) -> float:
         """The named value in force. Raises KeyError for a name that is not one."""
@@ -256,6 +263,14 @@ class Strategy:
                     f"{self.name} cannot clip the complex gradients of {target.name}; "
                     "use GlobalNorm"
                 )
+            if is_sharded(target.parameter):
+                check(target.name, target.parameter)
+                if not self.takes_sharded:
+                    raise ValueError(
+                        f"{self.name} does not say that it can clip shards of gradients "
+                        f"(takes_sharded), and {target.name} is sharded; use a strategy of "
+                        "gradhelm.clip"
+                    )
 
     def clip(self, grads: Gradients) -> Outcome:
         """Clips ``grads`` in place; called without gradient recording."""
@@ -348,8 +363,9 @@ class Strategy:
                 ],
                 optimizer,
             )
+            self._gather = reader(parameters)
             self._bound = identities
-        grads = Gradients.of(parameters)
+        grads = self._gather(parameters)
         if grads is None:
             return torch.tensor(0.0)
         outcome = self.outcome = self.step(grads)

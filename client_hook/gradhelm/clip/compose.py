@@ -279,7 +279,7 @@ class Ceiling(_Wrapper):
         elif first.post_norm is not None and not self.inner.other_norm:
             norm = torch.tensor(first.post_norm, dtype=grads.global_norm.dtype)
         else:
-            norm = Gradients(grads.tensors, grads.parameters).global_norm
+            norm = grads.again().global_norm
         factor = grads.scale(torch.clamp(limit / (norm + 1e-6), max=1.0))
         lowered = factor != 1.0
         bounds = first.coefficient is not None

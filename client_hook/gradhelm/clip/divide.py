@@ -113,7 +113,7 @@ class Divided(Strategy):
             if thresholds is not None:
                 thresholds[mine] = _each(outcome.thresholds, outcome.threshold, math.nan, norms)
             if outcome.share:
-                elements += outcome.share * sum(tensor.numel() for tensor in part.tensors)
+                elements += outcome.share * sum(part.sizes)
             if outcome.post_norm is None or strategy.other_norm:
                 after = None
             elif after is not None:
@@ -126,9 +126,7 @@ class Divided(Strategy):
         return Outcome(
             norms,
             total,
-            share=elements / max(1, sum(tensor.numel() for tensor in grads.tensors))
-            if self.counts_elements
-            else None,
+            share=elements / max(1, sum(grads.sizes)) if self.counts_elements else None,
             post_norm=post if changed else total.item(),
             changed=changed,
             coefficients=coefficients,

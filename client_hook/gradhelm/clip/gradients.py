@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -80,10 +80,16 @@ class Outcome(NamedTuple):
 class Gradients:
     """The gradients of one step, as a strategy is given them. Not empty.
 
-    tensors: the gradients to change in place, dense: of a sparse one its coalesced values.
+    tensors: the gradients to change in place, dense: of a sparse one its coalesced values, of a
+        sharded one what this rank has of it.
     parameters: the parameters they belong to, in the same order.
     places: the place of each among the targets that the strategy was bound to; None: all, in order.
+
+    Norms, sizes and what :meth:`joined` and :meth:`summed` give are always those of whole gradients.
     """
+
+    sharded: ClassVar[bool] = False
+    """Whether other ranks have parts of them: then all ranks have to measure the same, together."""
 
     __slots__ = ("_groups", "_norms", "_whole", "parameters", "places", "tensors")
 
@@ -148,9 +154,34 @@ class Gradients:
         if known is None:
             norms = self._measured(norm_type)
             if norms is None:
-                norms = measure(self.groups, norm_type)
-            known = self._norms[norm_type] = norms, common(self.groups, norms, norm_type)
+                norms = self.joined(measure(self.groups, norm_type), norm_type)
+            known = self._norms[norm_type] = norms, self._common(norms, norm_type)
         return known
+
+    @property
+    def sizes(self) -> list[int]:
+        """[n]: how many elements each gradient has."""
+        return [tensor.numel() for tensor in self.tensors]
+
+    def joined(self, norms: Tensor, norm_type: float = 2.0) -> Tensor:
+        """``norms`` [..., n], measured of each of the ``tensors``, as those of whole gradients."""
+        return norms
+
+    def summed(self, values: Tensor) -> Tensor:
+        """``values`` [..., n], summed over each of the ``tensors``, as sums over whole gradients."""
+        return values
+
+    def _common(self, norms: Tensor, norm_type: float) -> Tensor:
+        return common(self.groups, norms, norm_type)
+
+    def _made(
+        self, tensors: list[Tensor], parameters: Sequence[Tensor], places: Sequence[int] | None
+    ) -> Gradients:
+        return Gradients(tensors, parameters, places)
+
+    def again(self) -> Gradients:
+        """The same gradients, to be measured anew: after they were changed."""
+        return self._made(self.tensors, self.parameters, self.places)
 
     def _measured(self, norm_type: float) -> Tensor | None:
         """The norms, if the gradients that these are a part of know them."""
@@ -166,7 +197,7 @@ class Gradients:
         places: theirs among the targets of that strategy; None: all of them, in order. What was
         measured before is not measured again, so take it before the part is clipped.
         """
-        part = Gradients(
+        part = self._made(
             [self.tensors[i] for i in indices], [self.parameters[i] for i in indices], places
         )
         part._whole = self, indices
@@ -235,16 +266,25 @@ class Gradients:
             thresholds=thresholds,
         )
 
-    def by_elements(self, changed: int, threshold: float | None = None) -> Outcome:
-        """What is told after ``changed`` elements were changed; measure the norms before that."""
+    def by_elements(self, changed: int | Sequence[int], threshold: float | None = None) -> Outcome:
+        """What is told after elements were changed; measure the norms before that.
+
+        changed: how many, in all or of each of the ``tensors``; where they are sharded, of each
+        (ValueError otherwise).
+        """
+        count = self.count(changed)
         return Outcome(
             self.norms,
             self.global_norm,
             threshold=threshold,
-            share=changed / max(1, sum(tensor.numel() for tensor in self.tensors)),
-            post_norm=None if changed else self.global_norm.item(),
-            changed=changed > 0,
+            share=count / max(1, sum(self.sizes)),
+            post_norm=None if count else self.global_norm.item(),
+            changed=count > 0,
         )
+
+    def count(self, changed: int | Sequence[int]) -> int:
+        """How many elements that makes of whole gradients; as :meth:`by_elements` takes it."""
+        return sum(changed) if isinstance(changed, Sequence) else changed
 
 
 def group(grads: Sequence[Tensor]) -> list[tuple[list[Tensor], list[int]]]:

@@ -17,6 +17,7 @@ from torch import Tensor, optim
 
 from .base import COUNT_OR_NONE, Range, Strategy
 from .gradients import Gradients, Outcome, Target
+from .sharded import is_sharded, locals_of
 
 GRACE: Final = 20
 """SPAM clips nothing before its 20th step, nor for as many after the moments were started anew."""
@@ -31,6 +32,7 @@ class ReadsState(Strategy):
 
     takes_sparse: ClassVar[bool] = False
     takes_complex: ClassVar[bool] = False
+    takes_sharded: ClassVar[bool] = True
     marks: ClassVar[tuple[str, ...]] = ("betas",)
     accepted: ClassVar[str] = "Adam, AdamW, NAdam, RAdam and others that keep exp_avg_sq"
 
@@ -76,7 +78,8 @@ class ReadsState(Strategy):
         optimizer = self.optimizer
         groups = _groups(optimizer)
         for tensor, parameter in zip(grads.tensors, grads.parameters, strict=True):
-            yield tensor, optimizer.state.get(parameter) or {}, groups[id(parameter)]
+            state = optimizer.state.get(parameter) or {}
+            yield tensor, locals_of(state) if grads.sharded else state, groups[id(parameter)]
 
     def unreadable(self, state: Mapping[str, Any]) -> ValueError:
         """What to raise on a state that is none of those known."""
@@ -160,8 +163,8 @@ class SpikeAware(ReadsAdam):
         anew = self.since >= self._values["reset_every"]
         if anew:
             self.since, self.resets = 0, self.resets + 1
-        changed = 0
-        for tensor, moments in self.moments(grads):
+        changed = [0] * len(grads)
+        for i, (tensor, moments) in enumerate(self.moments(grads)):
             if moments is None:
                 continue
             if anew:
@@ -169,7 +172,7 @@ class SpikeAware(ReadsAdam):
                     if name in moments.state:
                         moments.state[name].zero_()
             elif self.since >= GRACE:
-                changed += _cut(tensor, wide(moments.v) * theta)
+                changed[i] = _cut(tensor, wide(moments.v) * theta)
         return grads.by_elements(changed, theta)._replace(lr_scale=self._lr_scale())
 
     def _lr_scale(self) -> float:
@@ -202,15 +205,15 @@ class SigmaClip(ReadsAdam):
     def clip(self, grads: Gradients) -> Outcome:
         grads.norm()  # while they are what they were
         k, warmup = self._values["k"], self._values["warmup"]
-        changed = 0
-        for tensor, moments in self.moments(grads):
+        changed = [0] * len(grads)
+        for i, (tensor, moments) in enumerate(self.moments(grads)):
             if (moments.steps if moments else 0) < warmup:
                 continue
             if moments is None:
                 limit = torch.full_like(wide(tensor), _FLOOR)
             else:
                 limit = moments.v_hat.sqrt_().mul_(k).clamp_min_(_FLOOR)
-            changed += int(torch.count_nonzero(tensor.abs() > limit))
+            changed[i] = int(torch.count_nonzero(tensor.abs() > limit))
             tensor.copy_(torch.clamp(wide(tensor), -limit, limit))
         return grads.by_elements(changed, k)
 
@@ -244,12 +247,28 @@ class Preconditioned(ReadsState):
     def __init__(self, max_norm: float, *, nonfinite: str = "propagate") -> None:
         super().__init__(max_norm=max_norm, nonfinite=nonfinite)
 
+    def bind(self, targets: Sequence[Target], optimizer: optim.Optimizer | None = None) -> None:
+        super().bind(targets, optimizer)
+        elementwise = "betas" in self.optimizer.defaults
+        elementwise = elementwise and "merge_dims" not in self.optimizer.defaults
+        for target in targets:
+            if is_sharded(target.parameter) and not elementwise:
+                raise self._factored(target.name)
+
+    def _factored(self, name: str) -> ValueError:
+        return ValueError(
+            f"{self.name} cannot read the factors of {type(self.optimizer).__name__} for {name}, "
+            "which is sharded; accepted there: Adam and its kin, whose state is sharded alike"
+        )
+
     def clip(self, grads: Gradients) -> Outcome:
         max_norm = self._values["max_norm"]
         known = False
         found: list[Tensor] = []
         for tensor, state, group in self.states(grads):
             if state:
+                if grads.sharded and ("GG" in state or "exp_avg_sq" not in state):
+                    raise self._factored("a parameter")
                 length = _length(self.optimizer, state, group, tensor)
                 if length is None:
                     raise self.unreadable(state)
@@ -258,7 +277,7 @@ class Preconditioned(ReadsState):
                 g = wide(tensor)
                 length = _norm(torch.where(g == 0, g, g / g.abs()))
             found.append(length)
-        norms = torch.stack([length.to(found[0].device) for length in found])
+        norms = grads.joined(torch.stack([length.to(found[0].device) for length in found]))
         total = torch.linalg.vector_norm(norms)
         limit = torch.clamp(max_norm / total, max=1.0) if known else torch.ones_like(total)
         factor = grads.scale(limit)

@@ -14,6 +14,7 @@ from torch import Tensor, optim
 
 from .gradients import Gradients, Outcome, Target
 from .moments import ReadsAdam, ReadsState, wide
+from .sharded import reader
 
 
 class UpdateRMS(ReadsAdam):
@@ -38,7 +39,7 @@ class UpdateRMS(ReadsAdam):
 
     def clip(self, grads: Gradients) -> Outcome:
         d, first = self._values["d"], grads.norms.device
-        rms: list[Tensor] = []
+        sums: list[Tensor] = []
         for tensor, moments in self.moments(grads):
             square = wide(tensor).square()
             if moments is None:
@@ -49,9 +50,10 @@ class UpdateRMS(ReadsAdam):
                 beta = (decayed - beta2) / (decayed - 1)
                 v_hat = moments.v_hat.mul_(beta).add_(square, alpha=1 - beta)
                 square.div_(v_hat.clamp_min_(moments.eps**2))
-            mean = square.sum() / max(1, square.numel())
-            rms.append(mean.sqrt().to(first))
-        coefficients = 1 / torch.clamp(torch.stack(rms) / d, min=1.0)
+            sums.append(square.sum().to(first))
+        means = grads.summed(torch.stack(sums))
+        means = means / torch.tensor([max(1, size) for size in grads.sizes]).to(means)
+        coefficients = 1 / torch.clamp(means.sqrt() / d, min=1.0)
         return Outcome(
             grads.norms,
             grads.global_norm,
@@ -83,8 +85,9 @@ class Curvature(ReadsState):
 
     def clip(self, grads: Gradients) -> Outcome:
         rho = self._values["rho"]
-        above = elements = 0
-        for tensor, state, group in self.states(grads):
+        above, sizes = [0] * len(grads), grads.sizes
+        elements = 0
+        for i, (tensor, state, group) in enumerate(self.states(grads)):
             if not state:
                 continue
             kind = next((k for k in _CURVATURES if all(name in state for name in k)), None)
@@ -93,13 +96,13 @@ class Curvature(ReadsState):
             m, h = (wide(state[name]) for name in kind)
             m = torch.lerp(m, wide(tensor), 1 - group["betas"][0])
             limit = h.clamp(min=group.get("eps", 0.0)).mul_(rho)
-            above += int(torch.count_nonzero(m.abs() > limit))
-            elements += m.numel()
+            above[i] = int(torch.count_nonzero(m.abs() > limit))
+            elements += sizes[i]
         return Outcome(
             grads.norms,
             grads.global_norm,
             threshold=rho,
-            share=above / elements if elements else None,
+            share=grads.count(above) / elements if elements else None,
             post_norm=grads.global_norm.item(),
         )
 
@@ -166,7 +169,7 @@ class UpdateClipped(optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            grads = Gradients.of([p for group in self.param_groups for p in group["params"]])
+            grads = self._gather([p for group in self.param_groups for p in group["params"]])
             kept = [] if grads is None else self._shortened(grads)
             self.optimizer.step()
             for parameter, before, factor in kept:
@@ -185,4 +188,5 @@ class UpdateClipped(optim.Optimizer):
     def _bind(self) -> None:
         parameters = [p for group in self.param_groups for p in group["params"]]
         targets = [Target(str(i), p) for i, p in enumerate(parameters)]
+        self._gather = reader(parameters)
         self.monitor.bind(targets, self.optimizer)

@@ -16,6 +16,7 @@ from torch import Tensor, optim
 
 from .base import COUNT, Range, Strategy
 from .gradients import Gradients, Outcome, Target
+from .sharded import is_sharded
 
 _ROUNDED: Final = 1 + 1e-6
 """More than the four roundings of torch's formula in float32 can make of a norm (2.4e-7)."""
@@ -38,6 +39,7 @@ class GlobalNorm(Strategy):
     """
 
     threshold_name: ClassVar[str | None] = "max_norm"
+    takes_sharded: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -69,6 +71,13 @@ class GlobalNorm(Strategy):
                 "exact=False needs an optimizer that divides the gradients in its own step (SGD, "
                 f"Adam, AdamW or Adagrad, made with fused=True); {kind}"
             )
+        if self.folds:
+            for target in targets:
+                if is_sharded(target.parameter):
+                    raise ValueError(
+                        f"exact=False is for whole gradients, and {target.name} is sharded; "
+                        "use exact=True"
+                    )
 
     def clip(self, grads: Gradients) -> Outcome:
         max_norm = self._values["max_norm"]
@@ -127,6 +136,7 @@ class PerParameterNorm(Strategy):
     """
 
     threshold_name: ClassVar[str | None] = "max_norm"
+    takes_sharded: ClassVar[bool] = True
     per_parameter: ClassVar[bool] = True
     one_by_one: ClassVar[bool] = True
 
@@ -148,6 +158,7 @@ class PerModuleNorm(Strategy):
     """
 
     threshold_name: ClassVar[str | None] = "max_norm"
+    takes_sharded: ClassVar[bool] = True
     per_parameter: ClassVar[bool] = True
     ranges: ClassVar[Mapping[str, Range]] = {"depth": COUNT}
 
@@ -187,6 +198,7 @@ class BlockRMS(Strategy):
     """
 
     threshold_name: ClassVar[str | None] = "threshold"
+    takes_sharded: ClassVar[bool] = True
     per_parameter: ClassVar[bool] = True
     one_by_one: ClassVar[bool] = True
 
@@ -212,6 +224,7 @@ class SoftNorm(Strategy):
     """
 
     threshold_name: ClassVar[str | None] = "max_norm"
+    takes_sharded: ClassVar[bool] = True
 
     def __init__(
         self, max_norm: float, kind: str = "rational", *, nonfinite: str = "propagate"
@@ -243,6 +256,7 @@ class Normalize(Strategy):
     """
 
     threshold_name: ClassVar[str | None] = "scale"
+    takes_sharded: ClassVar[bool] = True
     ranges: ClassVar[Mapping[str, Range]] = {"beta": Range(0, low_in=True)}
 
     def __init__(

@@ -15,6 +15,7 @@ from torch import Tensor, optim
 
 from .base import Strategy
 from .gradients import Gradients, Outcome, Target
+from .sharded import dims, is_sharded, local
 
 
 class AGC(Strategy):
@@ -31,7 +32,9 @@ class AGC(Strategy):
     exclude: names of parameters that are left alone, fnmatch patterns such as ``"head.*"``; the
     paper leaves the last linear layer out. Without a run the names are ``"0"``, ``"1"``, ...
 
-    A pruned weight counts as its layer uses it: times its mask. An outcome's ``share`` is the share
+    A pruned weight counts as its layer uses it: times its mask. Where gradients are sharded a unit has
+    to be whole on its rank: weights of two or more dimensions may be sharded along the first only,
+    unless they are excluded, and must not be pruned. An outcome's ``share`` is the share
     of elements in clipped units, its ``coefficients`` are each parameter's norm after clipping over
     that before.
 
@@ -44,6 +47,7 @@ class AGC(Strategy):
     per_parameter: ClassVar[bool] = True
     one_by_one: ClassVar[bool] = True
     takes_sparse: ClassVar[bool] = False
+    takes_sharded: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -78,20 +82,24 @@ class AGC(Strategy):
         for pattern in self.exclude:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise ValueError(f"exclude has {pattern!r}, which matches no parameter's name")
-        self._targets = list(targets)
-        self._left = [any(fnmatchcase(name, p) for p in self.exclude) for name in names]
+        left = [any(fnmatchcase(name, p) for p in self.exclude) for name in names]
+        for target, whole in zip(targets, left, strict=True):
+            _refuse_split(target, whole)
+        self._targets, self._left = list(targets), left
 
     def clip(self, grads: Gradients) -> Outcome:
         places = range(len(grads)) if grads.places is None else grads.places
         before: list[Tensor] = [torch.empty(0)] * len(grads)
         after = list(before)
-        clipped = [False] * len(grads)
-        elements = 0
+        changed = [0] * len(grads)
         for tensors, members in grads.groups:
             targets = [self._targets[places[i]] for i in members]
             left = [self._left[places[i]] for i in members]
-            norms, limits, units = _measure(tensors, targets, left, self._values["eps"])
-            limits.mul_(self._values["clip_factor"])
+            own, weights, units = _measure(tensors, targets, left)
+            norms = own
+            if grads.sharded:
+                norms, weights = _joined(grads, members, left, (own, weights), units)
+            limits = weights.clamp_(min=self._values["eps"]).mul_(self._values["clip_factor"])
             # As in timm, a unit that is not below its limit is multiplied: NaN too, and by exactly
             # 1 where it is at the limit.
             factors = torch.where(norms < limits, 1.0, limits / norms.clamp(min=1e-6))
@@ -100,45 +108,84 @@ class AGC(Strategy):
                 factors[torch.tensor(left, device=norms.device)[owner]] = 1.0
             counts = torch.zeros(len(units), dtype=torch.long, device=norms.device)
             touched = counts.index_add_(0, owner, (factors != 1.0).long()).tolist()
-            own_before = torch._foreach_norm(torch.split(norms, units))
-            own_after = torch._foreach_norm(torch.split(norms * factors, units))
-            for i, (place, own) in enumerate(
+            own_before = torch._foreach_norm(torch.split(own, units))
+            own_after = torch._foreach_norm(torch.split(own * factors, units))
+            for i, (place, each) in enumerate(
                 zip(members, torch.split(factors, units), strict=True)
             ):
                 before[place], after[place] = own_before[i], own_after[i]
                 if touched[i]:
-                    clipped[place] = True
-                    elements += touched[i] * (tensors[i].numel() // units[i])
-                    tensors[i].mul_(own.view(_beside(tensors[i])))
+                    changed[place] = touched[i] * (tensors[i].numel() // units[i])
+                    tensors[i].mul_(each.view(_beside(tensors[i])))
         first = before[0].device
         norms, ends = (torch.stack([n.to(first) for n in some]) for some in (before, after))
-        chosen = torch.tensor(clipped, device=first)
+        if grads.sharded:
+            norms, ends, changed = _summed(grads, norms, ends, changed)
+        chosen = torch.tensor([count > 0 for count in changed], device=first)
         return Outcome(
             norms,
             torch.linalg.vector_norm(norms),
             threshold=self.threshold,
-            share=elements / max(1, sum(tensor.numel() for tensor in grads.tensors)),
+            share=sum(changed) / max(1, sum(grads.sizes)),
             post_norm=torch.linalg.vector_norm(ends).item(),
-            changed=any(clipped),
+            changed=any(changed),
             coefficients=torch.where(chosen, ends / norms, torch.ones_like(norms)),
         )
 
 
 def _measure(
-    tensors: list[Tensor], targets: list[Target], left: list[bool], eps: float
+    tensors: list[Tensor], targets: list[Target], left: list[bool]
 ) -> tuple[Tensor, Tensor, list[int]]:
-    """The norms of all units' gradients and of their weights (at least eps), and how many units
-    each tensor has."""
+    """The norms of all units' gradients and of their weights, and how many units each tensor has."""
     wide = torch.float32 if tensors[0].dtype.itemsize == 2 else None
     found = [_norms(g, wide, whole) for g, whole in zip(tensors, left, strict=True)]
     weights = [
         _norms(_weight(target), wide, whole) for target, whole in zip(targets, left, strict=True)
     ]
-    return (
-        torch.cat(found),
-        torch.cat(weights).clamp_(min=eps),
-        [norms.numel() for norms in found],
-    )
+    return torch.cat(found), torch.cat(weights), [norms.numel() for norms in found]
+
+
+def _joined(
+    grads: Gradients,
+    members: list[int],
+    left: list[bool],
+    both: tuple[Tensor, Tensor],
+    units: list[int],
+) -> list[Tensor]:
+    """The norms of ``both``, gradients' and weights', where several ranks have parts of a unit, as
+    those of the whole one."""
+    lone = [
+        i
+        for i, (member, whole) in enumerate(zip(members, left, strict=True))
+        if whole or grads.tensors[member].ndim < 2
+    ]
+    if not lone:
+        return list(both)
+    starts = torch.tensor([0, *units]).cumsum(0)[lone].to(both[0].device)
+    part = grads.part([members[i] for i in lone])
+    joined = part.joined(torch.stack([norms[starts] for norms in both]))
+    return [norms.index_copy(0, starts, some) for norms, some in zip(both, joined, strict=True)]
+
+
+def _summed(
+    grads: Gradients, norms: Tensor, ends: Tensor, changed: list[int]
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Each parameter's norms and changed elements, of shards so far, as those of the whole."""
+    counts = torch.tensor(changed, dtype=torch.float64, device=norms.device)
+    sums = grads.summed(torch.stack([norms.double().square(), ends.double().square(), counts]))
+    before, after = sums[:2].sqrt().to(norms)
+    return before, after, [int(count) for count in sums[2].tolist()]
+
+
+def _refuse_split(target: Target, left: bool) -> None:
+    """Raises ValueError for a sharded parameter whose units several ranks have parts of."""
+    parameter = target.parameter
+    _mask(target)
+    if parameter.ndim > 1 and not left and is_sharded(parameter) and dims(parameter) - {0}:
+        raise ValueError(
+            f"AGC clips each unit of {target.name}, which is sharded within its units (along "
+            f"dimension {max(dims(parameter))}); accepted: sharded along dimension 0, or excluded"
+        )
 
 
 def _norms(tensor: Tensor, wide: torch.dtype | None, whole: bool) -> Tensor:
@@ -150,9 +197,16 @@ def _norms(tensor: Tensor, wide: torch.dtype | None, whole: bool) -> Tensor:
 
 def _weight(target: Target) -> Tensor:
     """The parameter as its layer uses it."""
-    weight: Tensor = target.parameter.detach()
-    mask = None if target.mask is None else target.mask()
+    weight, mask = local(target.parameter.detach()), _mask(target)
     return weight if mask is None else weight * mask
+
+
+def _mask(target: Target) -> Tensor | None:
+    """The pruning mask of now. Raises ValueError where there is one, and the weight is sharded."""
+    mask = None if target.mask is None else target.mask()
+    if mask is not None and is_sharded(target.parameter):
+        raise ValueError(f"AGC cannot clip {target.name}, which is both pruned and sharded")
+    return mask
 
 
 def _beside(tensor: Tensor) -> tuple[int, ...]:

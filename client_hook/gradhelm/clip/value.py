@@ -30,6 +30,7 @@ class Value(Strategy):
     counts_elements: ClassVar[bool] = True
     one_by_one: ClassVar[bool] = True
     takes_complex: ClassVar[bool] = False
+    takes_sharded: ClassVar[bool] = True
 
     def __init__(self, clip_value: float, *, nonfinite: str = "propagate") -> None:
         super().__init__(clip_value=clip_value, nonfinite=nonfinite)
@@ -41,12 +42,14 @@ class Value(Strategy):
         limit = self._values["clip_value"]
         provable = limit >= _SQUARES_UNDERFLOW
         within = [provable and norm <= limit for norm in grads.norms.tolist()]
-        changed = 0
+        changed = [0] * len(grads)
         for tensors, places in grads.groups:
-            larger = [g for g, place in zip(tensors, places, strict=True) if not within[place]]
-            if not larger:
+            beyond = [(g, p) for g, p in zip(tensors, places, strict=True) if not within[p]]
+            if not beyond:
                 continue
-            changed += sum(int(torch.count_nonzero(g.abs() > limit)) for g in larger)
+            for g, place in beyond:
+                changed[place] = int(torch.count_nonzero(g.abs() > limit))
+            larger = [g for g, _ in beyond]
             if foreach(larger):
                 torch._foreach_clamp_min_(larger, -limit)
                 torch._foreach_clamp_max_(larger, limit)
