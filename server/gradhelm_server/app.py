@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio.to_thread
 from fastapi import FastAPI, Request
@@ -13,17 +16,19 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gradhelm import __version__
 
 from . import api, ingest, live
-from .accounts import LoginCodes
+from .api.described import describe
 from .auth import BodyTooLarge, Gate
 from .compactor import Compactor
 from .errors import ApiError, error_body
 from .hub import Hub
+from .oidc import Oidc
 from .runs import Patience
+from .sessions import LoginCodes, TooManyTries
 from .settings import ServerSettings
 from .state import State
 from .store import Store
@@ -55,6 +60,7 @@ class Service:
             LoginCodes(),
             Patience.of(settings),
             Compactor(store, settings.failed_after, settings.policy),
+            oidc=None if settings.oidc is None else Oidc(settings.oidc),
         )
         api_app = _api(self.state)
         hashes = " ".join(mount(api_app) if mount else ())
@@ -79,6 +85,7 @@ def _api(state: State) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.gradhelm = state
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]
     app.include_router(api.router)
     app.include_router(ingest.router)
     app.include_router(live.router)
@@ -111,6 +118,14 @@ def _api(state: State) -> FastAPI:
     async def too_large(_: Request, __: BodyTooLarge) -> JSONResponse:
         return JSONResponse(error_body("too_large", "at most 1 MiB is accepted"), 413)
 
+    @app.exception_handler(TooManyTries)
+    async def too_often(_: Request, error: TooManyTries) -> JSONResponse:
+        seconds = max(1, math.ceil(error.when - time.time()))
+        message = f"too many tries; the next one is looked at in {seconds} s"
+        return JSONResponse(
+            error_body("too_many_tries", message), 429, {"Retry-After": str(seconds)}
+        )
+
     @app.exception_handler(DBAPIError)
     async def unstored(_: Request, error: DBAPIError) -> JSONResponse:
         log.error("the database refused a request: %s", error.orig)
@@ -121,6 +136,27 @@ def _api(state: State) -> FastAPI:
     async def other(_: Request, error: HTTPException) -> JSONResponse:
         codes = {404: "not_found", 405: "method_not_allowed"}
         code = codes.get(error.status_code, "error")
-        return JSONResponse(error_body(code, str(error.detail)), error.status_code)
+        return JSONResponse(
+            error_body(code, str(error.detail)), error.status_code, dict(error.headers or {})
+        )
 
+    @app.exception_handler(Exception)
+    async def broken(_: Request, __: Exception) -> JSONResponse:
+        # Starlette raises it again, so that it is logged with its traceback.
+        body = error_body("internal", "the server could not do this; its log says why")
+        return JSONResponse(body, 500)
+
+    app.add_middleware(_HeadAsGet)
     return app
+
+
+class _HeadAsGet:
+    """Middleware: what can be got can be asked for by HEAD; uvicorn sends no body then."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)

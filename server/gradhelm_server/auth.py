@@ -4,6 +4,9 @@ Deny by default. A path that is in no rule is refused for everybody, whatever ap
 it; so is another Host (DNS rebinding) and, for anything unsafe or by cookie over a socket, another
 Origin. Trainers' sockets take a bearer token and no cookie; browsers' sockets the reverse of that
 risk: cookie and exact Origin.
+
+A path that names a run is looked at here as well: for who has no grant for the run's project there
+is no such run, whatever is asked of it.
 """
 
 from __future__ import annotations
@@ -14,14 +17,16 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Connection
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import accounts
-from .accounts import Identity
+from . import runs, sessions, tokens
 from .errors import error_body
+from .roles import Identity
 from .settings import LOOPBACK, ServerSettings
 from .store import Store
+from .watch import Key, Pass, Sockets
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_BODY = 1024 * 1024
@@ -31,7 +36,8 @@ REMEMBER = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Who may use the paths that match: ``action`` None is everybody, cookie or not."""
+    """Who may use the paths that match: ``action`` None is everybody, cookie or not. A group "run"
+    in the path: who may do that in the run's project."""
 
     methods: frozenset[str]  # "WEBSOCKET" for sockets
     path: re.Pattern[str]
@@ -43,10 +49,14 @@ class Rule:
         return cls(frozenset(methods.split()), re.compile(path), action, cookie)
 
 
-_RUN = r"/api/v1/runs/[^/]+"
+_RUN = r"/api/v1/runs/(?P<run>[^/]+)"
 RULES = (
     Rule.of("GET HEAD", r"/livez|/readyz", None),
-    Rule.of("GET HEAD", r"/login|/login-assets/[\w.-]+|/favicon\.ico", None),
+    Rule.of(
+        "GET HEAD",
+        r"/login|/login/(ways|oidc|oidc/callback)|/login-assets/[\w.-]+|/favicon\.ico",
+        None,
+    ),
     Rule.of("POST", r"/login", None),
     Rule.of("POST", r"/logout", "view"),
     Rule.of("WEBSOCKET", r"/api/v1/ingest", "ingest", cookie=False),
@@ -54,21 +64,28 @@ RULES = (
     Rule.of("GET HEAD", r"/api/v1/(runs|server|openapi\.json)", "view"),
     Rule.of("GET HEAD", _RUN, "view"),
     Rule.of("PATCH DELETE", _RUN, "control"),
+    Rule.of("POST", rf"{_RUN}/restore", "control"),
     Rule.of(
         "GET HEAD",
-        rf"{_RUN}/(columns|parameters|series|heatmap|events|whatif|control|control/history)",
+        rf"{_RUN}/(columns|parameters|series|times|heatmap|events|whatif|advice|control)",
         "view",
     ),
+    Rule.of("GET HEAD", rf"{_RUN}/control/history", "view"),
     Rule.of("PUT", rf"{_RUN}/control", "control"),
     Rule.of("POST", r"/api/v1/(login-links|prune)", "admin"),
-    Rule.of("GET HEAD POST", r"/api/v1/tokens", "admin"),
-    Rule.of("DELETE", r"/api/v1/tokens/[^/]+", "admin"),
+    Rule.of("GET HEAD POST", r"/api/v1/users", "admin"),
+    Rule.of("GET HEAD PATCH DELETE", r"/api/v1/users/[^/]+", "admin"),
+    # What is one's own; of others' tokens only admins learn.
+    Rule.of("GET HEAD POST", r"/api/v1/tokens", "view"),
+    Rule.of("DELETE", r"/api/v1/tokens/[^/]+", "view"),
+    Rule.of("POST", r"/api/v1/me/password", "view"),
+    Rule.of("GET HEAD", r"/api/v1/me/sessions", "view"),
+    Rule.of("DELETE", r"/api/v1/me/sessions/[^/]+", "view"),
     # The page: the shell, its own traffic, its files.
-    Rule.of("GET HEAD", r"/|/runs/[^/]+", "view"),
+    Rule.of("GET HEAD", r"/|/compare|/settings|/runs/[^/]+", "view"),
     Rule.of("GET HEAD", r"/(assets|_dash-component-suites)/.+", "view"),
     Rule.of("GET HEAD", r"/_dash-(layout|dependencies)|/_favicon\.ico|/_reload-hash", "view"),
     Rule.of("POST", r"/_dash-update-component", "view"),
-    Rule.of("WEBSOCKET", r"/_dash-ws-callback", "view"),
 )
 """Everything that can be reached at all."""
 
@@ -84,11 +101,12 @@ HEADERS = {
 class Refusal(Exception):
     """Why a request does not pass the gate."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, allow: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
+        self.allow = allow
 
 
 def cookie_name(connection: HTTPConnection) -> str:
@@ -110,8 +128,9 @@ class Gate:
         self._store = store
         self._hosts = LOOPBACK | settings.allowed_hosts
         self._headers = [*HEADERS.items(), (b"content-security-policy", csp.encode())]
-        self._known: dict[str, tuple[float, Identity | None]] = {}
-        self._noted: dict[str, float] = {}
+        self._known: dict[Key, tuple[float, Identity]] = {}
+        self._noted: dict[Key, float] = {}
+        self._sockets = Sockets(store, _identify)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -119,16 +138,23 @@ class Gate:
             return
         sender = self._dressed(send)
         try:
-            scope["gradhelm.identity"] = await self._admit(HTTPConnection(scope))
+            let_in = await self._admit(HTTPConnection(scope))
         except Refusal as refusal:
             if refusal.status != 404 or not _wants_page(scope):
                 await _refuse(scope, receive, sender, refusal)
                 return
             # Somebody who is logged in mistyped an address: the page says so better than JSON.
             scope, sender = {**scope, "path": "/", "raw_path": b"/"}, _not_found(sender)
-        await self._app(scope, _limited(receive) if scope["type"] == "http" else receive, sender)
+        if scope["type"] == "http":
+            await self._app(scope, _limited(receive), sender)
+        elif let_in is None:
+            await self._app(scope, receive, sender)
+        else:
+            await self._sockets.serve(self._app, scope, receive, sender, let_in)
 
-    async def _admit(self, connection: HTTPConnection) -> Identity | None:
+    async def _admit(self, connection: HTTPConnection) -> Pass | None:
+        """What somebody came in with and for, None for what is open to all; who it is stands in
+        the scope. Raises Refusal."""
         scope = connection.scope
         method = "WEBSOCKET" if scope["type"] == "websocket" else scope["method"]
         hosts = connection.headers.getlist("host")
@@ -144,57 +170,74 @@ class Gate:
         origin = connection.headers.get("origin")
         scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
         if origin is not None and method not in SAFE and origin != f"{scheme}://{hosts[0]}":
-            raise Refusal(403, "bad_origin", "requests from other origins are not accepted")
+            why = "requests from other origins are not accepted"
+            if origin == f"https://{hosts[0]}":
+                why = "this came by https to a proxy that GRADHELM_TRUSTED_PROXIES does not name"
+            raise Refusal(403, "bad_origin", why)
         if rule is not None and rule.action is None:
             return None
         bearer = connection.headers.get("authorization")
         if bearer is not None:
-            identity = await self._identify_bearer(bearer)
+            key = _bearer(bearer)
         elif rule is not None and not rule.cookie:
             raise Refusal(401, "unauthorized", "a token is needed: Authorization: Bearer gh_…")
         else:
-            identity = await self._identify(
-                "session", connection.cookies.get(cookie_name(connection))
-            )
-            if identity is not None and method not in SAFE and origin is None:
-                raise Refusal(403, "bad_origin", "an Origin header is needed with a cookie")
-        if identity is None:
+            key = _key("session", connection.cookies.get(cookie_name(connection)))
+        identity = None if key is None else await self._known_as(key)
+        if key is None or identity is None:
             raise Refusal(401, "unauthorized", "log in, or send a valid token")
+        if bearer is None and method not in SAFE and origin is None:
+            raise Refusal(403, "bad_origin", "an Origin header is needed with a cookie")
         if rule is None:
-            allowed = sorted({m for r in RULES if r.path.fullmatch(path) for m in r.methods})
-            if allowed and method != "WEBSOCKET":
-                raise Refusal(405, "method_not_allowed", f"{path} takes {', '.join(allowed)}")
+            methods = {m for r in RULES if r.path.fullmatch(path) for m in r.methods}
+            allow = ", ".join(sorted(methods - {"WEBSOCKET"}))
+            if allow and method != "WEBSOCKET":
+                raise Refusal(405, "method_not_allowed", f"this path takes {allow}", allow)
             raise Refusal(404, "not_found", "there is nothing here")
         assert rule.action is not None
         if not identity.may(rule.action):
             raise Refusal(
                 403, "forbidden", f"the role {identity.role!r} may not {rule.action} here"
             )
-        return identity
+        named = rule.path.fullmatch(path)
+        run = named.groupdict().get("run") if named is not None else None
+        project = None if run is None else await self._project(identity, rule.action, run)
+        if method == "WEBSOCKET" and self._sockets.full(key):
+            raise Refusal(429, "too_many_sockets", "so many sockets are open by this credential")
+        scope["gradhelm.identity"] = identity
+        return Pass(key, rule.action, project)
 
-    async def _identify_bearer(self, header: str) -> Identity | None:
-        kind, _, token = header.partition(" ")
-        if kind.lower() != "bearer" or not token.startswith(accounts.TOKEN_PREFIX):
+    async def _project(self, identity: Identity, action: str, run: str) -> str | None:
+        """The run's project, in which somebody may do that; None for no run, of which routes tell
+        themselves. Raises Refusal."""
+        project = await self._store.read(lambda connection: runs.project_of(connection, run))
+        if project is None:
             return None
-        return await self._identify("token", token.strip())
+        if not identity.may("view", project):
+            raise Refusal(404, "not_found", runs.there_is_none(run))
+        if not identity.may(action, project):
+            raise Refusal(
+                403, "forbidden", f"nobody with your role in {project!r} may {action} there"
+            )
+        return project
 
-    async def _identify(self, kind: str, secret: str | None) -> Identity | None:
-        if not secret or len(secret) > 200:
-            return None
-        key, moment = kind + accounts.digest(secret), time.monotonic()
+    async def _known_as(self, key: Key) -> Identity | None:
+        moment = time.monotonic()
         known = self._known.get(key)
         if known is not None and known[0] > moment:
             return known[1]
-        look = accounts.identify_token if kind == "token" else accounts.identify_session
         now = time.time()
-        identity = await self._store.read(lambda connection: look(connection, secret, now))
+        identity = await self._store.read(lambda connection: _identify(connection, key, now))
         if identity is None:  # not remembered: guesses must not fill the memory
             self._known.pop(key, None)
+            self._noted.pop(key, None)
             return None
         self._known[key] = (moment + REMEMBER, identity)
-        if kind == "token" and self._noted.get(key, 0.0) + 60 < moment:
+        if self._noted.get(key, -60.0) + 60 < moment:
             self._noted[key] = moment
-            self._store.submit(lambda connection: accounts.used_token(connection, secret, now))
+            kind, hashed = key
+            note = tokens.used if kind == "token" else sessions.used
+            self._store.submit(lambda connection: note(connection, hashed, now))
         return identity
 
     def _dressed(self, send: Send) -> Send:
@@ -206,6 +249,23 @@ class Gate:
             await send(message)
 
         return dressed
+
+
+def _bearer(header: str) -> Key | None:
+    kind, _, token = header.partition(" ")
+    if kind.lower() != "bearer" or not token.startswith(tokens.PREFIX):
+        return None
+    return _key("token", token.strip())
+
+
+def _key(kind: str, secret: str | None) -> Key | None:
+    return (kind, tokens.digest(secret)) if secret and len(secret) <= 200 else None
+
+
+def _identify(connection: Connection, key: Key, now: float) -> Identity | None:
+    kind, hashed = key
+    look = tokens.identify if kind == "token" else sessions.identify
+    return look(connection, hashed, now)
 
 
 def _host_name(host: str) -> str:
@@ -247,6 +307,8 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) 
         if _wants_page(scope):
             status, body = 303, b""
             headers.append((b"location", b"/login"))
+    if refusal.allow:
+        headers.append((b"allow", refusal.allow.encode()))
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": f"{prefix}.response.start", "status": status, "headers": headers})
     await send({"type": f"{prefix}.response.body", "body": body})

@@ -14,18 +14,22 @@ import subprocess
 import sys
 import time
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import urlsplit
 
-from gradhelm import __version__
+from gradhelm import __version__, address, redact
 from gradhelm.errors import SettingsError
 
-from . import commands
-from .client import Client, Failed
+from . import access, commands
+from .client import Client, Failed, Usage
+from .words import print_json
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from .reach import Reach
     from .settings import ServerSettings
 
 Command = Callable[[argparse.Namespace], None]
@@ -33,14 +37,15 @@ Command = Callable[[argparse.Namespace], None]
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its code."""
+    redact.everywhere()
     arguments = parser().parse_args(argv)
     try:
         arguments.command(arguments)
     except (Failed, SettingsError) as error:
-        print(f"gradhelm: {error}", file=sys.stderr)
+        print(f"gradhelm: {redact.harmless(error)}", file=sys.stderr)
         sys.exit(1)
     except Usage as error:
-        print(f"gradhelm: {error}", file=sys.stderr)
+        print(f"gradhelm: {redact.harmless(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -49,10 +54,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     sys.exit(0)
-
-
-class Usage(Exception):
-    """The command was asked for in a way that cannot be done."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,6 +80,13 @@ def parser() -> argparse.ArgumentParser:
         made = add(name, run, text)
         made.add_argument("--host", default="127.0.0.1", help="address to bind (%(default)s)")
         made.add_argument("--port", type=int, default=8642, help="port (%(default)s)")
+        made.add_argument("--tls-cert", metavar="FILE", help="certificate (GRADHELM_TLS_CERT)")
+        made.add_argument("--tls-key", metavar="FILE", help="its private key (GRADHELM_TLS_KEY)")
+        made.add_argument(
+            "--insecure-http",
+            action="store_true",
+            help="serve another address than 127.0.0.1 without https all the same",
+        )
         made.add_argument("--database-url", help="SQLAlchemy URL (GRADHELM_DATABASE_URL)")
         if name != "serve":
             made.add_argument("--no-browser", action="store_true", help="do not open a browser")
@@ -87,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
                 "--steps", type=int, default=6000, help="training steps (%(default)s)"
             )
 
-    add("link", commands.link, "print a new one-time login link for the server of this machine")
+    add("link", access.link, "print a new one-time login link for the server of this machine")
 
     made = add("runs", commands.list_runs, "list runs, newest first")
     made.add_argument("--project")
@@ -103,11 +111,45 @@ def parser() -> argparse.ArgumentParser:
         "set", commands.set_threshold, "change a run's threshold: gradhelm set RUN max_norm=0.5"
     )
     made.add_argument("run", metavar="RUN", help="id, unique prefix of it, or exact name")
-    made.add_argument("values", metavar="NAME=VALUE", nargs="+", type=_assignment)
+    made.add_argument(
+        "values",
+        metavar="NAME=VALUE",
+        nargs="*",
+        type=_assignment,
+        help="the strategy's own values, and lr_factor (what learning rates are multiplied by)",
+    )
+    made.add_argument(
+        "--roll-back-to", type=_version, metavar="V", help="the whole document of version V"
+    )
+    made.add_argument(
+        "--not-before", type=_step, metavar="N", help="step N is the first to have it"
+    )
+    made.add_argument("--ttl", type=_steps, metavar="N", help="for N steps, then back by itself")
+    made.add_argument(
+        "--within", type=_steps, metavar="W", help="steps that --revert-… judge it by"
+    )
+    made.add_argument(
+        "--revert-if-nonfinite",
+        action="store_true",
+        help="back by itself when the loss or the norm is not finite",
+    )
+    made.add_argument(
+        "--revert-band",
+        type=_band,
+        metavar="LOW:HIGH",
+        help="back by itself when a share of the steps outside LOW to HIGH was clipped",
+    )
     made.add_argument("--match", metavar="PATTERN", help="the rule of this pattern")
     made.add_argument("--stream", metavar="NAME", help="of several optimizers (the first)")
     made.add_argument("--reason", default="", help="why, for the history")
     made.add_argument("--wait", action="store_true", help="until the trainer has applied it")
+    made.add_argument("--timeout", type=float, default=60.0, help="of --wait, s (%(default)s)")
+    add_json(made)
+
+    made = add("stop", commands.stop, "ask a run to stop, which its script has to allow")
+    made.add_argument("run", metavar="RUN", help="id, unique prefix of it, or exact name")
+    made.add_argument("--reason", default="", help="why, for the history")
+    made.add_argument("--wait", action="store_true", help="until the trainer has taken it up")
     made.add_argument("--timeout", type=float, default=60.0, help="of --wait, s (%(default)s)")
     add_json(made)
 
@@ -121,17 +163,23 @@ def parser() -> argparse.ArgumentParser:
     made = add("token", lambda _: None, "make, list and revoke API tokens")
     actions = made.add_subparsers(metavar="ACTION", required=True)
     act = actions.add_parser("create", help="make a token; it is shown this once")
-    act.add_argument("--role", required=True, choices=["viewer", "operator", "admin", "ingest"])
+    act.add_argument(
+        "--role", required=True, choices=["viewer", "operator", "admin", "ingest", "metrics"]
+    )
+    act.add_argument("--project", default="*", help="in this project (all)")
     act.add_argument("--name", default="", help="what it is for")
     act.add_argument("--expires", type=_duration, metavar="30d", help="life: 30d, 12h, 45m")
-    act.set_defaults(command=commands.token_create)
+    act.set_defaults(command=access.token_create)
     add_json(act)
     act = actions.add_parser("list", help="list tokens (without their secrets)")
-    act.set_defaults(command=commands.token_list)
+    act.set_defaults(command=access.token_list)
     add_json(act)
-    act = actions.add_parser("revoke", help="make a token worthless")
+    act = actions.add_parser("revoke", help="make a token worthless, and end what it has open")
     act.add_argument("id", metavar="ID", help="as `gradhelm token list` shows it")
-    act.set_defaults(command=commands.token_revoke)
+    act.set_defaults(command=access.token_revoke)
+
+    made = add("user", lambda _: None, "make accounts for people, and say what they may do where")
+    _people(made.add_subparsers(metavar="ACTION", required=True), add_json)
 
     made = add(
         "sync",
@@ -179,6 +227,22 @@ def parser() -> argparse.ArgumentParser:
         act.add_argument("--database-url", help="SQLAlchemy URL (GRADHELM_DATABASE_URL)")
         act.set_defaults(command=run)
         add_json(act)
+
+    made = add("audit", lambda _: None, "who did what, and whether that record is whole")
+    actions = made.add_subparsers(metavar="ACTION", required=True)
+    act = actions.add_parser("verify", help="look at every entry; exits with 1 if one was changed")
+    act.add_argument(
+        "--head", metavar="HASH", help="one that was kept elsewhere: is it still there?"
+    )
+    act.set_defaults(command=audit_verify)
+    add_json(act)
+    act.add_argument("--database-url", help="SQLAlchemy URL (GRADHELM_DATABASE_URL)")
+    act = actions.add_parser("list", help="the newest entries, newest first")
+    act.add_argument("--run", metavar="ID", help="of this run alone")
+    act.add_argument("--limit", type=_positive, default=20, help="at most so many (%(default)s)")
+    act.set_defaults(command=audit_list)
+    add_json(act)
+    act.add_argument("--database-url", help="SQLAlchemy URL (GRADHELM_DATABASE_URL)")
 
     made = add("bench", lambda _: None, "measure a server")
     actions = made.add_subparsers(metavar="ACTION", required=True)
@@ -287,9 +351,14 @@ def _serve(
     settings = _settings(arguments)
     from .serving import run
 
-    def ready(address: str, login: str) -> None:
-        first(address)
-        print(f"gradhelm {__version__} is up at {address}")
+    def ready(how: Reach, code: str) -> None:
+        first(how.address)
+        login = f"{how.public}/login#{code}"
+        print(f"gradhelm {__version__} is up at {how.address}")
+        for word in how.words:
+            print(f"  {word}")
+        for warning in how.warnings:
+            print(f"gradhelm: {warning}", file=sys.stderr)
         print(f"Open this link to log in (ten minutes, once):\n\n    {login}\n")
         print("Attach a job:  run = gradhelm.attach(model, optimizer, max_norm=1.0)")
         print("Ctrl-C ends the server.\n", flush=True)
@@ -320,6 +389,9 @@ def _settings(arguments: argparse.Namespace) -> ServerSettings:
         host=getattr(arguments, "host", "127.0.0.1"),
         port=getattr(arguments, "port", DEFAULT_PORT),
         database_url=arguments.database_url,
+        tls_cert=getattr(arguments, "tls_cert", None),
+        tls_key=getattr(arguments, "tls_key", None),
+        insecure_http=getattr(arguments, "insecure_http", False),
     )
 
 
@@ -338,16 +410,14 @@ def _has_display() -> bool:
 
 def db_upgrade(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments)
-    import gradhelm_migrations as migrations
-
-    from .serving import holding, prepare
+    from .serving import holding, prepare, revision
 
     with holding(settings):
-        before = migrations.current(settings.database_url)
+        before = revision(settings.database_url)
         prepare(settings, migrate=True)
-        after = migrations.current(settings.database_url)
+        after = revision(settings.database_url)
     if arguments.json:
-        commands.print_json({"before": before, "after": after})
+        print_json({"before": before, "after": after})
     elif before == after:
         print(f"the database is up to date (revision {after})")
     else:
@@ -358,15 +428,64 @@ def db_current(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments)
     import gradhelm_migrations as migrations
 
-    from .serving import database_file
+    from .serving import database_file, revision
 
     path = database_file(settings.database_url)
     exists = path is None or path.exists()
-    current = migrations.current(settings.database_url) if exists else None
+    current = revision(settings.database_url) if exists else None
     if arguments.json:
-        commands.print_json({"current": current, "needed": migrations.head()})
+        print_json({"current": current, "needed": migrations.head()})
     else:
         print(f"{current or 'none'} (this program needs {migrations.head()})")
+
+
+def audit_verify(arguments: argparse.Namespace) -> None:
+    from . import audit
+
+    with _database(arguments) as connection:
+        found = audit.verify(connection, arguments.head)
+    if arguments.json:
+        print_json(found.shown())
+    elif found.whole:
+        since = f" since {found.shown()['since']}" if found.entries else ""
+        print(f"{found.entries:,} entries{since}, all as they were written")
+        print(f"head {found.head}")
+    if found.bad is not None:
+        raise Failed(f"entry {found.bad} is not as it was written: {found.what}")
+    if not found.whole:
+        raise Failed(
+            f"{arguments.head} is not in the chain: entries are missing, or it is not ours"
+        )
+
+
+def audit_list(arguments: argparse.Namespace) -> None:
+    from . import audit
+
+    with _database(arguments) as connection:
+        entries = audit.listed(connection, arguments.run, arguments.limit)
+    if arguments.json:
+        print_json({"entries": entries})
+    else:
+        commands.print_audit(entries)
+
+
+@contextmanager
+def _database(arguments: argparse.Namespace) -> Iterator[Connection]:
+    """The database itself, to read. Raises Failed when it is not there, or of another schema."""
+    settings = _settings(arguments)
+    import gradhelm_migrations as migrations
+
+    from .serving import database_file, revision
+    from .store import Store
+
+    path = database_file(settings.database_url)
+    if path is not None and not path.exists():
+        raise Failed(f"there is no database {path}")
+    current, head = revision(settings.database_url), migrations.head()
+    if current != head:
+        raise Failed(f"the database is at revision {current}, this program needs {head}")
+    with closing(Store(settings.database_url)) as store, store.reading() as connection:
+        yield connection
 
 
 def doctor(arguments: argparse.Namespace) -> None:
@@ -375,7 +494,7 @@ def doctor(arguments: argparse.Namespace) -> None:
     if arguments.script is not None:
         told = check_script(arguments.script, arguments.steps)
         if arguments.json:
-            commands.print_json({name: told[name] for name in ("steps", "findings", "why")})
+            print_json({name: told[name] for name in ("steps", "findings", "why")})
         else:
             print(told["text"])
         if told["why"]:
@@ -385,7 +504,7 @@ def doctor(arguments: argparse.Namespace) -> None:
         return
     found = checks()
     if arguments.json:
-        commands.print_json({"checks": [check._asdict() for check in found]})
+        print_json({"checks": [check._asdict() for check in found]})
     else:
         for check in found:
             mend = f"\n     → {check.mend}" if check.mend else ""
@@ -425,6 +544,20 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 _positive = _whole(1, 500)
 _count = _whole(1, 10_000)
 _count_or_none = _whole(0, 10_000)
+_step = _version = _whole(0, 999_999_999)
+_steps = _whole(1, 999_999_999)
+
+
+def _band(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(":"))
+    except ValueError:
+        low = high = math.nan
+    if not 0 <= low <= high <= 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected LOW:HIGH, two shares from 0 to 1 such as 0.01:0.5"
+        )
+    return low, high
 
 
 def _rate(text: str) -> float:
@@ -439,13 +572,64 @@ def _rate(text: str) -> float:
 
 def _url(text: str) -> str:
     try:
-        parts = urlsplit(text)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        fits = False
-    if not fits:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected an http or https URL with a host")
-    return text
+        return address.checked(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _people(actions: Any, add_json: Callable[[argparse.ArgumentParser], None]) -> None:
+    """The actions of ``gradhelm user``."""
+
+    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+        made.set_defaults(command=command)
+        return made
+
+    def add_grants(made: argparse.ArgumentParser) -> None:
+        made.add_argument(
+            "--role",
+            dest="grants",
+            action="append",
+            required=True,
+            type=_grant,
+            metavar="ROLE[@PROJECT]",
+            help="viewer, operator or admin; without @PROJECT in all projects; may be repeated",
+        )
+
+    def add_stdin(made: Any) -> None:
+        made.add_argument(
+            "--password-stdin", action="store_true", help="read the password from stdin"
+        )
+
+    made = add("add", access.user_add, "make an account; asks for a password")
+    made.add_argument("name", metavar="NAME")
+    add_grants(made)
+    ways = made.add_mutually_exclusive_group()
+    add_stdin(ways)
+    ways.add_argument("--link", action="store_true", help="print a link to come in by instead")
+    add_json(made)
+    add_json(add("list", access.user_list, "list accounts and what they may do"))
+    made = add("grant", access.user_grant, "give an account other roles, in place of those it has")
+    made.add_argument("name", metavar="NAME")
+    add_grants(made)
+    made = add("password", access.user_password, "set a password, and end all sessions")
+    made.add_argument("name", metavar="NAME")
+    add_stdin(made)
+    for name, command, text in (
+        ("link", access.user_link, "print a one-time link by which somebody comes in"),
+        ("disable", access.user_disable, "let an account and its tokens in no more"),
+        ("enable", access.user_enable, "let an account in again"),
+        ("remove", access.user_remove, "remove an account, its sessions and its tokens"),
+    ):
+        add(name, command, text).add_argument("name", metavar="NAME")
+
+
+def _grant(text: str) -> tuple[str, str]:
+    """(project, role) of ROLE or ROLE@PROJECT."""
+    role, at, project = text.partition("@")
+    if role not in ("viewer", "operator", "admin") or (at and not project):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected viewer, operator@vision or admin")
+    return project or "*", role
 
 
 def _duration(text: str) -> float:

@@ -7,15 +7,27 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from dataclasses import dataclass
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import (
+    BaseHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    ProxyHandler,
+    Request,
+    build_opener,
+)
 
-from gradhelm import settings
+from gradhelm import address, redact, settings
 
 TIMEOUT = 30.0
+
+
+class Usage(Exception):
+    """The command was asked for in a way that cannot be done."""
 
 
 class Failed(Exception):
@@ -30,21 +42,38 @@ class Answer:
 
 
 class Client:
-    """One server as this user sees it."""
+    """One server as this user sees it.
 
-    def __init__(self, server: str, token: str) -> None:
-        self.server = server.rstrip("/")
+    Raises Failed for an address that the token must not be sent to; ``insecure``: http is accepted
+    for another machine too.
+    """
+
+    def __init__(self, server: str, token: str, *, insecure: bool = False) -> None:
+        try:
+            self.server = address.checked(server)
+            address.protected(self.server, insecure=insecure)
+        except ValueError as error:
+            raise Failed(str(error)) from None
+        if not token.isascii() or not token.isprintable():
+            raise Failed("the token is not one: it has characters that no token has")
         self.token = token
+        # Certificates are looked at whatever somebody made the default of this Python.
+        handlers: list[BaseHandler] = [
+            _Straight(),
+            HTTPSHandler(context=ssl.create_default_context()),
+        ]
         # A proxy between a program and the server on the same machine is never meant.
-        local = settings.is_loopback(server)
-        self._opener = build_opener(ProxyHandler({})) if local else build_opener()
+        if settings.is_loopback(server):
+            handlers.append(ProxyHandler({}))
+        self._opener = build_opener(*handlers)
 
     @classmethod
     def here(cls, server: str | None = None, token: str | None = None) -> Client:
         """As told, else by GRADHELM_SERVER and GRADHELM_TOKEN, else this machine's own."""
         found = settings.read(os.environ)
         server = server or found.server
-        return cls(server, token or found.token or settings.local_token(server, found.home))
+        token = token or found.token or settings.local_token(server, found.home)
+        return cls(server, token, insecure=found.insecure)
 
     def ask(
         self,
@@ -68,15 +97,20 @@ class Client:
             with self._opener.open(request, timeout=TIMEOUT) as response:
                 return _answer(response.status, response.read(), response.headers.get("ETag"))
         except HTTPError as error:
+            if error.code in (301, 302, 303, 307, 308):
+                to = redact.harmless(error.headers.get("Location", ""))[:200]
+                raise Failed(
+                    f"{self.server} redirects to {to!r}, and a token is not carried on: if that is "
+                    "the server, set GRADHELM_SERVER to it"
+                ) from None
             answer = _answer(error.code, error.read(), error.headers.get("ETag"))
             if error.code in accept:
                 return answer
             raise Failed(self._why(answer)) from None
         except (URLError, OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise Failed(
-                f"cannot reach {self.server}: {reason}; is `gradhelm up` running?"
-            ) from None
+            reason = getattr(error, "reason", None)
+            why = address.unreached(reason if isinstance(reason, BaseException) else error)
+            raise Failed(f"cannot reach {self.server}: {why}; is `gradhelm up` running?") from None
 
     def _why(self, answer: Answer) -> str:
         told: dict[str, Any] = answer.body.get("error", {})
@@ -99,6 +133,13 @@ class Client:
         if prefixed:
             raise Failed(f"{len(prefixed)} runs begin with {wanted!r}; give more of the id")
         raise Failed(f"there is no run {wanted!r}; `gradhelm runs` lists them")
+
+
+class _Straight(HTTPRedirectHandler):
+    """Follows no redirect: urllib would send the token along, to whichever host it leads to."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 def _answer(status: int, data: bytes, etag: str | None) -> Answer:

@@ -7,15 +7,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from gradhelm import settings
 from gradhelm.errors import SpoolError
 
-from .client import Client, Failed
+from .client import Client, Failed, Usage
+from .words import ago, count, number, print_json, print_table, safe, share
 
 if TYPE_CHECKING:
     from .figures import Figures, Spread
@@ -23,12 +22,6 @@ if TYPE_CHECKING:
 
 WAIT = 0.2
 """Seconds between two looks while waiting for a run."""
-
-
-def link(_: argparse.Namespace) -> None:
-    client = Client.here()
-    code = client.ask("POST", "login-links", body={}).body["code"]
-    print(f"{client.server}/login#{code}")
 
 
 def sync(arguments: argparse.Namespace) -> None:
@@ -46,7 +39,7 @@ def sync(arguments: argparse.Namespace) -> None:
 
     def progress(at: Any) -> None:
         if not arguments.json:
-            print(f"{_safe(at.name)}: {at.records:,} records so far …", file=sys.stderr)
+            print(f"{safe(at.name)}: {at.records:,} records so far …", file=sys.stderr)
 
     for segment in segments:
         try:
@@ -54,7 +47,7 @@ def sync(arguments: argparse.Namespace) -> None:
         except (Undelivered, SpoolError) as error:
             failures.append((str(segment), str(error)))
             if not arguments.json:
-                print(f"{segment}: {error}", file=sys.stderr)
+                print(f"{segment}: {safe(str(error))}", file=sys.stderr)
             continue
         done.append((str(segment), delivered))
         if not arguments.json:
@@ -77,11 +70,11 @@ def _delivered(done: Any) -> str:
         parts.append(f"{done.missing:,} could not be read, and are declared missing")
     if done.going_on:
         parts.append("the run goes on")
-    elif done.ended:
-        parts.append("all is delivered and removed here")
     else:
-        parts.append("its end is not known: it was killed")
-    return f"{_safe(done.name)} ({done.run}): {'; '.join(parts)}"
+        parts.append("all is delivered and removed here")
+    if done.lost:
+        parts.append("the process was killed: what it measured last may be missing")
+    return f"{safe(done.name)} ({done.run}): {'; '.join(parts)}"
 
 
 def prune(arguments: argparse.Namespace) -> None:
@@ -100,7 +93,7 @@ def prune(arguments: argparse.Namespace) -> None:
         f"to sixteen steps a norm: {done['bytes'] / 1e6:.1f} MB"
     )
     for project, over in done["over_quota"].items():
-        print(f"project {_safe(project)} is still {over / 1e6:.1f} MB too large: delete some runs")
+        print(f"project {safe(project)} is still {over / 1e6:.1f} MB too large: delete some runs")
 
 
 def list_runs(arguments: argparse.Namespace) -> None:
@@ -120,16 +113,16 @@ def list_runs(arguments: argparse.Namespace) -> None:
         rows.append(
             (
                 run["id"],
-                _safe(run["name"]),
+                safe(run["name"]),
                 run["status"],
-                _count(run["last_step"]),
-                _number(run["global_norm"]),
-                _number(run["threshold"]),
-                _share(run["clip_fraction"]),
-                _ago(run["last_heard_at"]),
+                count(run["last_step"]),
+                number(run["global_norm"]),
+                number(run["threshold"]),
+                share(run["clip_fraction"]),
+                ago(run["last_heard_at"]),
             )
         )
-    _print_table(rows)
+    print_table(rows)
     if page["next_cursor"]:
         print(f"… and more: gradhelm runs --limit {arguments.limit * 5}")
 
@@ -142,34 +135,44 @@ def show(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json({**run, "control": control, "history": history})
         return
-    recent = run["recent"]
-    reason = f" ({_safe(run['status_reason'])})" if run["status_reason"] else ""
+    recent, factor = run["recent"], control["applied"]["lr_factor"]
+    reason = f" ({safe(run['status_reason'])})" if run["status_reason"] else ""
     rows = [
-        ("run", f"{_safe(run['name'])}  {run['id']}"),
+        ("run", f"{safe(run['name'])}  {run['id']}"),
         ("page", f"{client.server}/runs/{run['id']}"),
-        ("project", _safe(run["project"])),
+        ("project", safe(run["project"])),
         ("status", run["status"] + reason),
-        ("steps", f"{run['steps']:,} recorded, newest {_count(run['last_step'])}"),
+        ("steps", f"{run['steps']:,} recorded, newest {count(run['last_step'])}"),
         *(("strategy" if n == 0 else "", _rule(rule)) for n, rule in enumerate(control["rules"])),
-        *([("may be set", f"no: {_safe(why)}")] if (why := control["why_read_only"]) else []),
-        ("global norm", _number(run["global_norm"])),
-        ("clipped", f"{_share(run['clip_fraction'])} of all steps"),
+        *([("learning rate", f"times {factor:g}")] if factor != 1 else []),
+        *([("stop", "asked for")] if control["stop"] else []),
+        *([("may be set", f"no: {safe(why)}")] if (why := control["why_read_only"]) else []),
+        ("global norm", number(run["global_norm"])),
+        ("clipped", f"{share(run['clip_fraction'])} of all steps"),
         ("non-finite", f"{run['nonfinite']:,} steps"),
     ]
     if recent:
-        rows.append(("of late", f"{_share(recent['clip_fraction'])} of {recent['steps']} clipped"))
+        rows.append(("of late", f"{share(recent['clip_fraction'])} of {recent['steps']} clipped"))
     for label, text in rows:
         print(f"{label:<12} {text}")
     for version in history[:10]:
         values = ", ".join(
-            f"{k} {_number(version['from'].get(k))} → {_number(v)}"
-            for k, v in version["to"].items()
+            f"{k} {number(version['from'].get(k))} → {number(v)}" for k, v in version["to"].items()
         )
-        values = " ".join(filter(None, (version["stream"], version["match"], values)))
+        origin = version["rolled_back_to"]
+        words = (
+            version["stream"],
+            version["match"],
+            f"back to version {origin}:" if origin is not None else None,
+            values,
+            "stop" if version["stop"] else None,
+            f"for {version['ttl_steps']:,} steps" if version["ttl_steps"] is not None else None,
+        )
+        values = " ".join(filter(None, words))
         step = f" at step {version['step']:,}" if version["step"] is not None else ""
         print(
             f"version {version['version']:<4} {values}  {version['status']}{step}, "
-            f"by {_safe(version['author'])} {_ago(version['at'])}  {_safe(version['reason'])}".rstrip()
+            f"by {safe(version['author'])} {ago(version['at'])}  {safe(version['reason'])}".rstrip()
         )
 
 
@@ -177,27 +180,73 @@ def _rule(rule: dict[str, Any]) -> str:
     """One strategy in a line: for what, its threshold in force, and what it may be set to."""
     name = rule["threshold_name"]
     limit = rule["limits"].get(name)
-    where = " ".join(_safe(part) for part in (rule["stream"], rule["match"]) if part)
-    words = [f"{where}:" if where else "", _safe(rule["strategy"])]
+    where = " ".join(safe(part) for part in (rule["stream"], rule["match"]) if part)
+    words = [f"{where}:" if where else "", safe(rule["strategy"])]
     if name is None:
         words.append("without a threshold")
     else:
-        words.append(f"{name} = {_number(rule['applied'].get(name))}")
+        words.append(f"{name} = {number(rule['applied'].get(name))}")
         words.append(f"({limit['min']:g} to {limit['max']:g} may be set)" if limit else "")
     return " ".join(filter(None, words))
 
 
+def print_audit(entries: list[dict[str, Any]]) -> None:
+    rows = [("ENTRY", "WHEN", "WHO", "WHAT", "RUN", "DETAILS")]
+    for entry in entries:
+        details = ", ".join(
+            f"{name} {value if isinstance(value, str) else json.dumps(value)}"
+            for name, value in entry["details"].items()
+            if value not in (None, "")
+        )
+        rows.append(
+            (
+                str(entry["id"]),
+                ago(entry["at"]),
+                safe(entry["actor"]),
+                entry["action"],
+                entry["run"] or "–",
+                safe(details),
+            )
+        )
+    print_table(rows)
+
+
 def set_threshold(arguments: argparse.Namespace) -> None:
-    client = Client.here()
-    run = client.find(arguments.run)
-    path = f"runs/{run['id']}/control"
-    etag = client.ask("GET", path).etag or ""
+    judged = arguments.revert_if_nonfinite or arguments.revert_band is not None
+    if judged != (arguments.within is not None):
+        raise Usage(
+            "--within W goes with --revert-if-nonfinite or --revert-band LOW:HIGH, and they with it"
+        )
+    if bool(arguments.values) == (arguments.roll_back_to is not None):
+        raise Usage("name values to set, such as max_norm=0.5, or else --roll-back-to V")
+    trial = {
+        "within": arguments.within,
+        "nonfinite": arguments.revert_if_nonfinite,
+        "clip_fraction": arguments.revert_band,
+    }
     body = {
         **dict(arguments.values),
         "match": arguments.match,
         "stream": arguments.stream,
-        "reason": arguments.reason,
+        "roll_back_to": arguments.roll_back_to,
+        "not_before_step": arguments.not_before,
+        "ttl_steps": arguments.ttl,
+        "revert_if": trial if judged else None,
     }
+    _change(arguments, body)
+
+
+def stop(arguments: argparse.Namespace) -> None:
+    _change(arguments, {"stop": True})
+
+
+def _change(arguments: argparse.Namespace, body: dict[str, Any]) -> None:
+    """Puts the next version of a run's control document, and says what became of it."""
+    client = Client.here()
+    run = client.find(arguments.run)
+    path = f"runs/{run['id']}/control"
+    etag = client.ask("GET", path).etag or ""
+    body = {**body, "reason": arguments.reason}
     document = client.ask("PUT", path, body=body, headers={"If-Match": etag}).body
     version = document["version"]
     if arguments.wait:
@@ -206,10 +255,16 @@ def set_threshold(arguments: argparse.Namespace) -> None:
         entry = {"version": version, "status": document["status"], "step": None}
     if arguments.json:
         print_json(entry)
-    elif entry["status"] == "applied":
-        print(f"version {version} applied at step {entry['step']}")
+    elif applied := _applied(entry):
+        print(f"version {version} applied at step {applied['step']}")
     else:
         print(f"version {version} {entry['status']}; --wait waits until the trainer applied it")
+
+
+def _applied(entry: dict[str, Any]) -> dict[str, Any] | None:
+    """How a version took hold, also of one that was in force for a time only."""
+    events = entry.get("events", ())
+    return next((event for event in events if event["status"] == "applied"), None)
 
 
 def _wait_for(client: Client, run: str, version: int, timeout: float) -> dict[str, Any]:
@@ -218,7 +273,7 @@ def _wait_for(client: Client, run: str, version: int, timeout: float) -> dict[st
     while True:
         history = client.ask("GET", f"runs/{run}/control/history").body["versions"]
         entry: dict[str, Any] = next(e for e in history if e["version"] == version)
-        if entry["status"] == "applied":
+        if _applied(entry):
             return entry
         if entry["status"] not in ("pending", "delivered"):
             why = f": {entry['why']}" if entry["why"] else ""
@@ -248,7 +303,7 @@ def tail(arguments: argparse.Namespace) -> None:
             if arguments.json:
                 print(json.dumps({"step": step, **rows[step]}), flush=True)
             else:
-                cells = (f"{_number(rows[step].get(name)):>{width}}" for name in names)
+                cells = (f"{number(rows[step].get(name)):>{width}}" for name in names)
                 print(f"{step:>10}  " + "  ".join(cells), flush=True)
         if rows:
             first = max(rows) + 1
@@ -258,43 +313,6 @@ def tail(arguments: argparse.Namespace) -> None:
                 print(f"the run has {state['status']}")
             return
         time.sleep(WAIT)
-
-
-def token_create(arguments: argparse.Namespace) -> None:
-    body = {"role": arguments.role, "name": arguments.name, "expires_in": arguments.expires}
-    made = Client.here().ask("POST", "tokens", body=body).body
-    if arguments.json:
-        print_json(made)
-    else:
-        print(made["token"])
-        print("This token is not shown again. Use it as GRADHELM_TOKEN.", file=sys.stderr)
-
-
-def token_list(arguments: argparse.Namespace) -> None:
-    found = Client.here().ask("GET", "tokens").body
-    if arguments.json:
-        print_json(found)
-        return
-    rows = [("ID", "NAME", "ROLE", "CREATED", "LAST USED", "STATE")]
-    for token in found["tokens"]:
-        state = "revoked" if token["revoked_at"] else f"expires {token['expires_at'] or 'never'}"
-        used = _ago(token["last_used_at"]) if token["last_used_at"] else "never"
-        rows.append(
-            (
-                token["id"],
-                _safe(token["name"]),
-                token["role"],
-                _ago(token["created_at"]),
-                used,
-                state,
-            )
-        )
-    _print_table(rows)
-
-
-def token_revoke(arguments: argparse.Namespace) -> None:
-    Client.here().ask("DELETE", f"tokens/{arguments.id}")
-    print(f"token {arguments.id} is revoked")
 
 
 def bench_load(arguments: argparse.Namespace) -> None:
@@ -351,11 +369,11 @@ def _progress(figures: Figures) -> None:
 
 
 def _print_load(plan: Plan, figures: Figures, load: Load, deleted: int) -> None:
-    share = figures.points_per_second / plan.offered
+    stored = figures.points_per_second / plan.offered
     rows = [
         (
             "stored",
-            f"{figures.points_per_second:,.0f} points/s, {_share(share)} of what was to come",
+            f"{figures.points_per_second:,.0f} points/s, {share(stored)} of what was to come",
         ),
         ("frames", f"{figures.frames_per_second:,.1f} per second"),
         ("acknowledged", f"after {_times(figures.ack_ms)}"),
@@ -366,10 +384,10 @@ def _print_load(plan: Plan, figures: Figures, load: Load, deleted: int) -> None:
     if figures.server_memory is not None:
         rows.append(("server", _machine(figures)))
     limit = "; it was the limit, the server may bear more" if figures.generator_cpu > 0.9 else ""
-    rows.append(("this program", f"{_share(figures.generator_cpu)} of a core{limit}"))
+    rows.append(("this program", f"{share(figures.generator_cpu)} of a core{limit}"))
     rows.append(("reconnects", f"{figures.reconnects:,}"))
     rows += [
-        ("error", f"{count:,} × {_safe(cause)}") for cause, count in sorted(figures.errors.items())
+        ("error", f"{count:,} × {safe(cause)}") for cause, count in sorted(figures.errors.items())
     ]
     rows.append(("runs", f"{deleted:,} deleted" if deleted else "kept, in the project `load`"))
     for label, text in rows:
@@ -383,44 +401,5 @@ def _times(spread: Spread | None) -> str:
 def _machine(figures: Figures) -> str:
     return (
         f"{(figures.server_memory or 0) / 2**20:,.0f} MB, {figures.server_fds} files, "
-        f"{figures.server_threads} threads, {_share(figures.server_cpu)} of a core"
+        f"{figures.server_threads} threads, {share(figures.server_cpu)} of a core"
     )
-
-
-# -- words and numbers ----------------------------------------------------------------------------
-
-
-def _safe(text: str) -> str:
-    """Names come from strangers: nothing in them may move the cursor or start a line."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def _count(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def _ago(moment: str) -> str:
-    seconds = time.time() - datetime.fromisoformat(moment).timestamp()
-    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= unit:
-            return f"{int(seconds // unit)} {name} ago"
-    return f"{max(0, int(seconds))} s ago"
-
-
-def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())

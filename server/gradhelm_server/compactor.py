@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 
 from gradhelm import wire
 
-from . import tables
+from . import lost, tables
 from .matrix import Layout, Reader, unpack_payload
 from .retention import prune
 from .rollup import SIZES, Piece
@@ -96,6 +96,9 @@ class Compactor:
     def _look_around(self) -> None:
         for inbox, over in self._left_over():
             self.compact(inbox, over=over)
+        now = time.time()
+        since = now - self._silent_after
+        self._store.submit(lambda c: lost.declare_silent(c, since, now)).result()
         if self._policy != KEEP_ALL:
             prune(self._store, self._policy)
 

@@ -2,8 +2,8 @@
 
 Versioned desired state, not a queue of commands: a version replaces one rule of the whole
 document, at most one writer wins each version, and what the trainer says of it is appended as
-events. The trainer's own limits are checked here first only so that a person is told at once; the
-trainer checks them again and trusts nobody.
+events. What is temporary or on trial is taken back by the trainer, which says so; roll-back is a new
+version.
 """
 
 from __future__ import annotations
@@ -14,24 +14,38 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, ScalarSelect, func, insert, select
 
 from gradhelm import wire
 
+from . import audit
 from .clock import rfc3339
 from .errors import ApiError
 from .events import add_event
+from .limits import (
+    check_lr_factor,
+    check_open,
+    check_stop,
+    check_values,
+    coded_of,
+    every_coded,
+    limits_of,
+    own_of,
+    shown_limits,
+)
 from .tables import control_events, control_versions, runs, segments
 
 PENDING = ("pending", "delivered")
+Report = wire.Applied | wire.Delivered | wire.Rejected | wire.Reverted
 _rules = msgspec.json.Decoder(tuple[wire.Rule, ...])
-_coded = msgspec.json.Decoder(tuple[wire.Coded, ...])
-_limits = msgspec.json.Decoder(wire.Limits)
+_revert_if = msgspec.json.Decoder(wire.RevertIf)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One change as asked for: the values of the rule keyed by ``match`` and ``stream``."""
+    """One change as asked for: the values of the rule keyed by ``match`` and ``stream``, what the
+    learning rates are multiplied by, a stop, or the whole document of an earlier version; with the
+    conditions under which it is in force. None: as it is."""
 
     values: dict[str, float]
     match: str | None
@@ -40,38 +54,12 @@ class Request:
     author: str
     expected: int
     key: str | None = None
-
-
-def coded_of(row: Row[Any], stream: str | None = None) -> tuple[wire.Coded, ...]:
-    """The strategies of one stream ("" or None: the run's first) as the script has them."""
-    return tuple(c for c in _coded.decode(row.coded) if c.stream == (stream or None))
-
-
-def own_of(row: Row[Any]) -> wire.Coded:
-    """The run's own strategy: the one for all parameters, an empty one when it has patterns."""
-    nothing = wire.Coded("", {})
-    return next((coded for coded in coded_of(row) if coded.match is None), nothing)
-
-
-def rule_of(row: Row[Any], match: str | None, stream: str | None) -> wire.Coded:
-    """The strategy that a rule is for. Raises ApiError 422 when the script has none such."""
-    found = [coded for coded in coded_of(row, stream) if coded.match == match]
-    if found:
-        return found[0]
-    patterns = [coded.match for coded in coded_of(row, stream) if coded.match is not None]
-    known = f"match: one of {', '.join(map(repr, patterns))}" if patterns else "no match"
-    what = "one strategy for all parameters" if match is None else f"pattern {match!r}"
-    raise ApiError(422, "unknown_pattern", f"the training script has no {what}; expected {known}")
-
-
-def shown_limits(row: Row[Any], coded: wire.Coded) -> dict[str, Any]:
-    """Limits as REST shows them, in the document and with every refusal."""
-    limits = _limits.decode(row.limits)
-    return {
-        "limits": {n: {"min": v.min, "max": v.max} for n, v in coded.limits.items()},
-        "factor": limits.factor,
-        "every_steps": limits.every_steps,
-    }
+    lr_factor: float | None = None
+    stop: bool | None = None
+    roll_back_to: int | None = None
+    not_before: int | None = None
+    ttl_steps: int | None = None
+    revert_if: wire.RevertIf | None = None
 
 
 def pack_rules(rules: tuple[wire.Rule, ...]) -> str:
@@ -79,46 +67,143 @@ def pack_rules(rules: tuple[wire.Rule, ...]) -> str:
 
 
 def desired(connection: Connection, run: str) -> wire.Change:
-    """The newest version that was not refused; version 0 is what the training script says."""
+    """The newest version that was not refused or taken back, as the trainer is to be told of it.
+
+    Version 0 is what the training script says.
+    """
     latest = _latest(connection, run)
     wanted = [version for version, status in latest.items() if status in (*PENDING, "applied")]
-    return _change(connection, run, max(wanted, default=0))
+    document = _document(connection, run, max(wanted, default=0))
+    version = document.version
+    row = _row(connection, run, version)
+    change = wire.Change(version, document.rules, lr_factor=document.lr_factor)
+    if row is None:
+        return change
+    trial = None if row.revert_if is None else _revert_if.decode(row.revert_if)
+    if latest[version] in PENDING:
+        return msgspec.structs.replace(
+            change,
+            stream=row.stream,
+            not_before=row.not_before,
+            ttl_steps=row.ttl_steps,
+            revert_if=trial,
+            stop=bool(row.stop),
+        )
+    # A trainer that was started again gets what another had: its time goes on, a trial that it
+    # stood is over, and a stop that was obeyed is.
+    first = _first_step(connection, run, version)
+    if trial is not None and _has_stood(connection, run, row.stream, first + trial.within):
+        trial = None
+    if trial is None and row.ttl_steps is None:
+        return change
+    below = _document(connection, run, _below(latest, version))
+    return msgspec.structs.replace(
+        change,
+        stream=row.stream,
+        ttl_steps=row.ttl_steps,
+        until=None if row.ttl_steps is None else min(first + row.ttl_steps, wire.MAX_STEP),
+        revert_if=trial,
+        back=below if below.version else None,
+    )
 
 
-def in_force(connection: Connection, run: str) -> tuple[wire.Change, Row[Any] | None]:
-    """What the trainer of today last said that it applied, and the event (None: as coded).
+def in_force(connection: Connection, run: str) -> tuple[wire.Document, Row[Any] | None]:
+    """What the trainer of today last said that it has in force, and the event (None: as coded).
 
     Of today: one that was started again begins with what its script says.
     """
     events = control_events
-    today = (
+    event = connection.execute(
+        select(events)
+        .where(
+            events.c.run_id == run,
+            events.c.status.in_(("applied", "reverted")),
+            events.c.segment == _today(run),
+        )
+        .order_by(events.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    version = 0
+    if event is not None:
+        reverted = event.status == "reverted"
+        version = _below(_latest(connection, run), event.version) if reverted else event.version
+    return _document(connection, run, version), event
+
+
+def _today(run: str) -> ScalarSelect[Any]:
+    """The segment of the run's newest trainer."""
+    return (
         select(segments.c.segment)
         .where(segments.c.run_id == run, segments.c.stream == "")
         .order_by(segments.c.ordinal.desc())
         .limit(1)
         .scalar_subquery()
     )
-    event = connection.execute(
-        select(events)
-        .where(events.c.run_id == run, events.c.status == "applied", events.c.segment == today)
-        .order_by(events.c.id.desc())
-        .limit(1)
-    ).one_or_none()
-    return _change(connection, run, 0 if event is None else event.version), event
 
 
-def _change(connection: Connection, run: str, version: int) -> wire.Change:
-    if version == 0:
-        coded = connection.scalar(select(runs.c.coded).where(runs.c.id == run))
-        return wire.Change(
-            0, tuple(wire.Rule(c.values, c.match, c.stream) for c in _coded.decode(coded or "[]"))
+def _is_stopped(connection: Connection, run: str) -> bool:
+    """Whether the trainer of today has obeyed a stop, which nothing takes back."""
+    events, versions = control_events, control_versions
+    found = (
+        select(events.c.id)
+        .join(
+            versions,
+            (versions.c.run_id == events.c.run_id) & (versions.c.version == events.c.version),
         )
-    rules = connection.scalar(
-        select(control_versions.c.rules).where(
-            control_versions.c.run_id == run, control_versions.c.version == version
+        .where(
+            events.c.run_id == run,
+            events.c.status == "applied",
+            events.c.segment == _today(run),
+            versions.c.stop.is_(True),
         )
     )
-    return wire.Change(version, _rules.decode(rules or "[]"))
+    return connection.execute(found.limit(1)).first() is not None
+
+
+def _below(latest: dict[int, str], version: int) -> int:
+    """The version that ``version``, which is taken back, gives way to."""
+    return max((v for v, s in latest.items() if v < version and s == "applied"), default=0)
+
+
+def _first_step(connection: Connection, run: str, version: int) -> int:
+    """The step at which ``version`` took hold first."""
+    events = control_events
+    found = connection.scalar(
+        select(events.c.step)
+        .where(events.c.run_id == run, events.c.version == version, events.c.status == "applied")
+        .order_by(events.c.id)
+        .limit(1)
+    )
+    assert found is not None, f"version {version} was never applied"
+    return int(found)
+
+
+def _has_stood(connection: Connection, run: str, stream: str | None, end: int) -> bool:
+    """Whether steps were taken beyond a trial's window, and the trainer let the version stand."""
+    newest = connection.scalar(
+        select(func.max(segments.c.last_step)).where(
+            segments.c.run_id == run, segments.c.stream == (stream or "")
+        )
+    )
+    return newest is not None and newest >= end
+
+
+def _row(connection: Connection, run: str, version: int) -> Row[Any] | None:
+    return connection.execute(
+        select(control_versions).where(
+            control_versions.c.run_id == run, control_versions.c.version == version
+        )
+    ).one_or_none()
+
+
+def _document(connection: Connection, run: str, version: int) -> wire.Document:
+    row = _row(connection, run, version)
+    if row is None:  # version 0
+        of_run = connection.execute(select(runs).where(runs.c.id == run)).one()
+        coded = every_coded(of_run)
+        return wire.Document(0, tuple(wire.Rule(c.values, c.match, c.stream) for c in coded))
+    factor = 1.0 if row.lr_factor is None else row.lr_factor
+    return wire.Document(version, _rules.decode(row.rules), factor)
 
 
 def _latest(connection: Connection, run: str) -> dict[int, str]:
@@ -147,14 +232,18 @@ def document(connection: Connection, run: str) -> dict[str, Any]:
     """The control document as REST shows it."""
     row = connection.execute(select(runs).where(runs.c.id == run)).one()
     latest = newest(connection, run)
-    wanted = _change(connection, run, 0 if latest is None else latest.version)
+    wanted = _document(connection, run, 0 if latest is None else latest.version)
+    version = _row(connection, run, wanted.version)
     applied, event = in_force(connection, run)
     own = own_of(row)
-    every = _coded.decode(row.coded)
-    why_not = _limits.decode(row.limits).why_not
+    limits = limits_of(row)
+    stopped = _is_stopped(connection, run)
     return {
         "version": wanted.version,
         "desired": _as_json(wanted.rules),
+        "lr_factor": wanted.lr_factor,
+        "stop": stopped or (version is not None and bool(version.stop)),
+        **_conditions(version),
         "status": latest.status if latest is not None else "applied",
         "why": latest.why if latest is not None else None,
         "step": latest.step if latest is not None else None,
@@ -164,10 +253,14 @@ def document(connection: Connection, run: str) -> dict[str, Any]:
             "step": event.step if event is not None else None,
             "at": rfc3339(event.at if event is not None else row.created_at),
             "values": _values(applied.rules, None, None),
+            "lr_factor": applied.lr_factor,
+            "stop": stopped,
+            "until": _until(connection, run, applied.version, event),
         },
         **shown_limits(row, own),
-        "read_only": why_not is not None,
-        "why_read_only": why_not,
+        "may": {"lr_factor": limits.lr, "stop": limits.stop},
+        "read_only": limits.why_not is not None,
+        "why_read_only": limits.why_not,
         "threshold_name": own.threshold,
         # Every rule there is; what stands above is that of the run's own strategy.
         "rules": [
@@ -181,9 +274,26 @@ def document(connection: Connection, run: str) -> dict[str, Any]:
                 "applied": _values(applied.rules, coded.match, coded.stream),
                 "limits": shown_limits(row, coded)["limits"],
             }
-            for coded in every
+            for coded in every_coded(row)
         ],
     }
+
+
+def _conditions(row: Row[Any] | None) -> dict[str, Any]:
+    """Under which conditions a version was to be in force, as REST takes them."""
+    return {
+        "not_before_step": None if row is None else row.not_before,
+        "ttl_steps": None if row is None else row.ttl_steps,
+        "revert_if": None if row is None or row.revert_if is None else json.loads(row.revert_if),
+    }
+
+
+def _until(connection: Connection, run: str, version: int, event: Row[Any] | None) -> int | None:
+    """The first step without the version that is in force for a time, None for one that stays."""
+    row = _row(connection, run, version)
+    if row is None or row.ttl_steps is None or event is None or event.status != "applied":
+        return None
+    return _first_step(connection, run, version) + int(row.ttl_steps)
 
 
 def put(connection: Connection, row: Row[Any], request: Request, now: float) -> int:
@@ -210,39 +320,134 @@ def put(connection: Connection, row: Row[Any], request: Request, now: float) -> 
             "look at it and try again",
             {"current": document(connection, run)},
         )
+    check_open(row)
     # A change is based on what waits to be applied, if anything does, else on what is in force:
-    # never on what the trainer refused.
+    # never on what the trainer refused or took back, nor on what waits to be so for a time only.
     waiting = [version for version, status in latest.items() if status in PENDING]
-    base = _change(connection, run, current) if current in waiting else in_force(connection, run)[0]
-    before = _values(base.rules, request.match, request.stream)
-    after = before | request.values
-    _check(row, before, request)
-    mine = (request.match, request.stream)
-    rules = (
-        *(rule for rule in base.rules if (rule.match, rule.stream) != mine),
-        wire.Rule(after, request.match, request.stream),
-    )
-    version = current + 1
+    before = _row(connection, run, current) if current in waiting else None
+    if before is None or any(value is not None for value in _conditions(before).values()):
+        base = in_force(connection, run)[0]
+    else:
+        base = _document(connection, run, current)
+    after = _wanted(connection, row, base, request)
+    stop = _stop(connection, row, bool(before is not None and before.stop), request)
+    match, stream = _rule_changed(base, after, request)
+    whole = request.roll_back_to is not None or bool(request.values)
+    was = _values(base.rules, match, stream) if whole else {}
+    now_is = _values(after.rules, match, stream) if whole else {}
+    if after.lr_factor != base.lr_factor or request.lr_factor is not None:
+        was["lr_factor"], now_is["lr_factor"] = base.lr_factor, after.lr_factor
+    trial = request.revert_if
     connection.execute(
         insert(control_versions),
         {
             "run_id": run,
-            "version": version,
-            "rules": pack_rules(rules),
-            "match": request.match,
-            "stream": request.stream,
-            "before": json.dumps(before),
-            "after": json.dumps(after),
+            "version": after.version,
+            "rules": pack_rules(after.rules),
+            "match": match,
+            "stream": stream,
+            "before": json.dumps(was),
+            "after": json.dumps(now_is),
             "author": request.author,
             "reason": request.reason,
             "at": now,
             "idempotency_key": request.key,
+            "ttl_steps": request.ttl_steps,
+            "not_before": request.not_before,
+            "revert_if": None if trial is None else msgspec.json.encode(trial).decode(),
+            "lr_factor": after.lr_factor,
+            "stop": stop,
+            "rolled_back_to": request.roll_back_to,
         },
+    )
+    audit.append(
+        connection,
+        now,
+        request.author,
+        "control",
+        run,
+        version=after.version,
+        match=match,
+        stream=stream,
+        reason=request.reason,
+        ttl_steps=request.ttl_steps,
+        not_before=request.not_before,
+        revert_if=None if trial is None else msgspec.to_builtins(trial),
+        stop=stop,
+        rolled_back_to=request.roll_back_to,
+        **{"from": was, "to": now_is},
     )
     for older in waiting:
         add_status(connection, run, older, "superseded", now)
-    add_status(connection, run, version, "pending", now)
-    return version
+    add_status(connection, run, after.version, "pending", now)
+    return after.version
+
+
+def _wanted(
+    connection: Connection, row: Row[Any], base: wire.Document, request: Request
+) -> wire.Document:
+    """The whole document that is asked for. Raises ApiError 422 when the limits do not allow it."""
+    run, version = row.id, request.expected + 1
+    if request.roll_back_to is not None:
+        if request.roll_back_to > request.expected:
+            raise ApiError(
+                422,
+                "unknown_version",
+                f"roll_back_to: there is no version {request.roll_back_to}; "
+                f"expected 0 (as coded) to {request.expected}",
+            )
+        earlier = _document(connection, run, request.roll_back_to)
+        for rule in earlier.rules:
+            before = _values(base.rules, rule.match, rule.stream)
+            moved = {n: v for n, v in rule.values.items() if before.get(n) != v}
+            check_values(row, before, moved, rule.match, rule.stream)
+        if earlier.lr_factor != base.lr_factor:
+            check_lr_factor(row, base.lr_factor, earlier.lr_factor)
+        return wire.Document(version, earlier.rules, earlier.lr_factor)
+    factor = base.lr_factor if request.lr_factor is None else request.lr_factor
+    if request.lr_factor is not None:
+        check_lr_factor(row, base.lr_factor, factor)
+    if not request.values:
+        return wire.Document(version, base.rules, factor)
+    before = _values(base.rules, request.match, request.stream)
+    check_values(row, before, request.values, request.match, request.stream)
+    mine = (request.match, request.stream)
+    rules = (
+        *(rule for rule in base.rules if (rule.match, rule.stream) != mine),
+        wire.Rule(before | request.values, request.match, request.stream),
+    )
+    return wire.Document(version, rules, factor)
+
+
+def _stop(connection: Connection, row: Row[Any], waits: bool, request: Request) -> bool:
+    """Whether the version says stop; ``waits``: whether the one that it replaces does.
+
+    Raises ApiError 422 for a stop that is not allowed, or taken back too late.
+    """
+    if request.stop is None:
+        return waits
+    if request.stop:
+        check_stop(row)
+    elif _is_stopped(connection, row.id):
+        raise ApiError(
+            422,
+            "stopped",
+            "stop: the trainer has taken it up already, and it cannot be taken back; expected true "
+            "or nothing",
+        )
+    return request.stop
+
+
+def _rule_changed(
+    base: wire.Document, after: wire.Document, request: Request
+) -> tuple[str | None, str | None]:
+    """The rule that a version changes; of a roll-back the first one that it does."""
+    if request.roll_back_to is not None:
+        for rule in (*after.rules, *base.rules):
+            key = (rule.match, rule.stream)
+            if _values(base.rules, *key) != _values(after.rules, *key):
+                return key
+    return request.match, request.stream
 
 
 def add_status(
@@ -270,24 +475,23 @@ def add_status(
             "at": now,
         },
     )
+    actor = "server" if segment is None else "trainer"
+    told = {"version": version, "status": status, "step": step, "why": why}
+    audit.append(connection, now, actor, "control status", run, **told)
 
 
 def report(
     connection: Connection,
     run: str,
     segment: str,
-    message: wire.Applied | wire.Delivered | wire.Rejected,
+    message: Report,
     now: float,
 ) -> dict[str, Any] | None:
     """Take down what the trainer says of a version; returns the event that this makes, if any.
 
     Reports about versions that were never made, or that repeat what is known, change nothing.
     """
-    row = connection.execute(
-        select(control_versions).where(
-            control_versions.c.run_id == run, control_versions.c.version == message.version
-        )
-    ).one_or_none()
+    row = _row(connection, run, message.version)
     if row is None:
         return None
     statuses = _statuses(connection, run, message.version)
@@ -308,10 +512,11 @@ def report(
                 why=message.why,
             )
         return None
+    status = "applied" if isinstance(message, wire.Applied) else "reverted"
     repeated = select(control_events.c.id).where(
         control_events.c.run_id == run,
         control_events.c.version == message.version,
-        control_events.c.status == "applied",
+        control_events.c.status == status,
         control_events.c.segment == segment,
         control_events.c.step == message.step,
         control_events.c.stream.is_not_distinct_from(message.stream),
@@ -322,22 +527,19 @@ def report(
         connection,
         run,
         message.version,
-        "applied",
+        status,
         now,
         segment=segment,
         step=message.step,
         stream=message.stream,
+        why=message.why if isinstance(message, wire.Reverted) else None,
     )
-    values = _values(message.rules, row.match, row.stream)
+    if isinstance(message, wire.Applied) and message.back is not None:
+        _pass_over(connection, run, message.back, message.version, now)
     of_run = connection.execute(select(runs).where(runs.c.id == run)).one()
     rules = [coded for coded in coded_of(of_run, row.stream) if coded.match == row.match]
+    values = _values(message.rules, row.match, row.stream)
     name = rules[0].threshold if rules else None
-    where = f" for {row.match}" if row.match is not None else ""
-    again = " again" if "applied" in statuses else ""
-    before, after = json.loads(row.before), json.loads(row.after)
-    moves = ", ".join(
-        f"{key} {before.get(key, math.nan):g} → {value:g}" for key, value in after.items()
-    )
     return add_event(
         connection,
         run,
@@ -347,9 +549,45 @@ def report(
         first_step=message.step,
         last_step=message.step,
         threshold=values.get(name) if name else None,
-        text=f"{moves}{where}{again}, set by {row.author}"
-        + (f": {row.reason}" if row.reason else ""),
+        text=_applied_text(row, again="applied" in statuses)
+        if isinstance(message, wire.Applied)
+        else _reverted_text(row, values, in_force(connection, run)[0], message.why),
     )
+
+
+def _pass_over(connection: Connection, run: str, back: int, version: int, now: float) -> None:
+    """What was temporary when ``version`` took hold is nothing that anybody goes back to."""
+    for older, status in _latest(connection, run).items():
+        if back < older < version and status == "applied":
+            add_status(
+                connection, run, older, "superseded", now, why=f"version {version} replaced it"
+            )
+
+
+def _applied_text(row: Row[Any], *, again: bool) -> str:
+    before, after = json.loads(row.before), json.loads(row.after)
+    moves = [f"{key} {before.get(key, math.nan):g} → {value:g}" for key, value in after.items()]
+    moves += [f"{key} {value:g} → none" for key, value in before.items() if key not in after]
+    text = ", ".join(moves) + (f" for {row.match}" if row.match is not None else "")
+    if row.rolled_back_to is not None:
+        text = f"back to version {row.rolled_back_to}" + (f": {text}" if text else "")
+    if row.stop:
+        text = f"{text}, and the run is asked to stop" if text else "the run is asked to stop"
+    if row.ttl_steps is not None:
+        text += f" for {row.ttl_steps} steps"
+    return f"{text}{' again' if again else ''}, set by {row.author}" + (
+        f": {row.reason}" if row.reason else ""
+    )
+
+
+def _reverted_text(row: Row[Any], values: dict[str, float], now: wire.Document, why: str) -> str:
+    after = json.loads(row.after)
+    back = values | {"lr_factor": now.lr_factor}
+    moves = ", ".join(
+        f"{key} {value:g} → {back.get(key, math.nan):g}" for key, value in after.items()
+    )
+    where = f" for {row.match}" if row.match is not None else ""
+    return f"{moves}{where}, version {row.version} was taken back: {why}"
 
 
 def expire(connection: Connection, run: str, now: float) -> None:
@@ -382,6 +620,16 @@ def history(connection: Connection, run: str) -> list[dict[str, Any]]:
             "stream": row.stream,
             "from": json.loads(row.before),
             "to": json.loads(row.after),
+            "stop": bool(row.stop),
+            "rolled_back_to": row.rolled_back_to,
+            "document": {
+                "rules": [
+                    {"match": rule.match, "stream": rule.stream, "values": rule.values}
+                    for rule in _rules.decode(row.rules)
+                ],
+                "lr_factor": 1.0 if row.lr_factor is None else row.lr_factor,
+            },
+            **_conditions(row),
             "reason": row.reason,
             "status": told[row.version][-1]["status"],
             "step": told[row.version][-1]["step"],
@@ -411,10 +659,15 @@ def _earlier(connection: Connection, run: str, request: Request) -> int | None:
     if row is None:
         return None
     after = json.loads(row.after)
+    trial = None if row.revert_if is None else _revert_if.decode(row.revert_if)
     same = (
         all(after.get(name) == value for name, value in request.values.items())
-        and (row.match, row.stream) == (request.match, request.stream)
+        and (request.roll_back_to is not None or (row.match, row.stream) == _key(request))
+        and (request.lr_factor is None or row.lr_factor == request.lr_factor)
+        and (request.stop is None or row.stop == request.stop)
         and row.reason == request.reason
+        and (row.ttl_steps, row.not_before, trial, row.rolled_back_to)
+        == (request.ttl_steps, request.not_before, request.revert_if, request.roll_back_to)
     )
     if not same:
         raise ApiError(
@@ -423,36 +676,8 @@ def _earlier(connection: Connection, run: str, request: Request) -> int | None:
     return int(row.version)
 
 
-def _check(row: Row[Any], before: dict[str, float], request: Request) -> None:
-    limits = _limits.decode(row.limits)
-    if limits.why_not is not None:
-        raise ApiError(422, "read_only", limits.why_not, shown_limits(row, own_of(row)))
-    coded = rule_of(row, request.match, request.stream)
-    details = shown_limits(row, coded)
-    for name, value in request.values.items():
-        limit = coded.limits.get(name)
-        if limit is None:
-            names = ", ".join(sorted(coded.limits)) or "nothing: it has no threshold"
-            raise ApiError(
-                422, "unknown_value", f"{name!r} cannot be set here; expected {names}", details
-            )
-        if not (math.isfinite(value) and limit.min <= value <= limit.max):
-            raise ApiError(
-                422,
-                "out_of_range",
-                f"{name} = {value:g} is outside {limit.min:g} to {limit.max:g}, the range that the "
-                "training script allows",
-                details,
-            )
-        old = before.get(name)
-        if limits.factor and old and not old / limits.factor <= value <= old * limits.factor:
-            raise ApiError(
-                422,
-                "too_far",
-                f"{name} may change by a factor of at most {limits.factor:g} at once: "
-                f"{old / limits.factor:g} to {old * limits.factor:g}",
-                details,
-            )
+def _key(request: Request) -> tuple[str | None, str | None]:
+    return request.match, request.stream
 
 
 def _values(

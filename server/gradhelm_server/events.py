@@ -46,6 +46,7 @@ def event(
     kind: str,
     text: str,
     stream: str | None = None,
+    segment: str | None = None,
     count: int = 1,
     first_step: int | None = None,
     last_step: int | None = None,
@@ -58,6 +59,7 @@ def event(
     return {
         "kind": kind,
         "stream": stream,
+        "segment": segment,
         "first_step": first_step,
         "last_step": last_step,
         "count": count,

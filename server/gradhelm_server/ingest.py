@@ -22,11 +22,12 @@ from sqlalchemy.exc import DBAPIError
 from gradhelm import wire
 from gradhelm.errors import WireError
 
-from . import control, runs
+from . import control, lost, runs
 from .errors import ApiError
 from .events import show_event
 from .recorder import Recorded, Recorder
-from .state import State, state_of
+from .roles import Identity
+from .state import State, identity_of, state_of
 from .store import Commit, OutOfStep
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ PATIENCE_WITH_GARBAGE = 16
 Record = wire.Frame | wire.Gap
 _RECORDS: Final = (wire.Frame, wire.Gap)
 Answer = wire.Resend | wire.Ack
+_CODES: Final = {403: wire.CloseCode.FORBIDDEN, 409: wire.CloseCode.RUN_IS_TAKEN}
 Work = Callable[[Commit], Any]
 Outcome = Callable[[Any], None]
 
@@ -54,7 +56,7 @@ async def ingest(socket: WebSocket) -> None:
     await socket.accept(
         wire.SUBPROTOCOL if wire.SUBPROTOCOL in socket.scope["subprotocols"] else None
     )
-    connection = TrainerConnection(socket, state)
+    connection = TrainerConnection(socket, state, identity_of(socket))
     try:
         first = await asyncio.wait_for(connection.hello(), HELLO_WITHIN)
         if first is not None:
@@ -68,9 +70,10 @@ async def ingest(socket: WebSocket) -> None:
 class TrainerConnection:
     """One trainer's connection from its hello to its end."""
 
-    def __init__(self, socket: WebSocket, state: State) -> None:
+    def __init__(self, socket: WebSocket, state: State, who: Identity) -> None:
         self.socket = socket
         self.state = state
+        self.who = who
         self.run = ""
         self.segment = ""
         self.replaced = False
@@ -83,6 +86,8 @@ class TrainerConnection:
         self._held = 0
         self._lost = False
         self._settled = asyncio.Event()
+        self._deaf = False  # what is told goes nowhere any more
+        self._heard = asyncio.Event()
 
     def tell(self, message: wire.ToTrainer) -> None:
         """Send when possible; the order is kept."""
@@ -101,6 +106,9 @@ class TrainerConnection:
         if hello.protocol != wire.PROTOCOL:
             await self.close(wire.CloseCode.SPEAK_NEWER)
             return None
+        if len({*hello.streams}) < len(hello.streams):
+            await self.close(wire.CloseCode.BAD_MESSAGE, "the name of a stream stands twice")
+            return None
         return message
 
     async def serve(self, first: wire.Hello | wire.Replay) -> None:
@@ -110,8 +118,7 @@ class TrainerConnection:
         try:
             change = await self._begin(hello)
         except ApiError as error:
-            code = wire.CloseCode.RUN_IS_TAKEN if error.status == 409 else wire.CloseCode.TRY_LATER
-            await self.close(code, error.message)
+            await self.close(_CODES.get(error.status, wire.CloseCode.TRY_LATER), error.message)
             return
         except DBAPIError as error:
             _log_unstored(self.run, error)
@@ -135,31 +142,35 @@ class TrainerConnection:
 
     async def _begin(self, hello: wire.Hello) -> wire.Change:
         """Take over the run: whoever spoke for it before is heard no more. A replay only joins."""
+        # First, or anybody's hello would end the one who may.
+        await self.state.store.read(lambda c: runs.check_reporter(c, hello, self.who))
         trainers = self.state.hub.trainers
-        before = trainers.get(self.run)
         if self.replay:
-            self._alone(before)
-        elif isinstance(before, TrainerConnection) and before.segment != self.segment:
-            before.replaced = True
-            before.tell_end(wire.CloseCode.REPLACED)
+            self._alone(trainers.get(self.run))
         now = time.time()
 
-        def work(connection: Connection) -> tuple[Recorder, wire.Change]:
-            runs.begin(connection, hello, now, replay=self.replay)
+        def work(connection: Connection) -> tuple[Recorder, wire.Change, list[dict[str, Any]]]:
+            told = runs.begin(connection, hello, self.who, now, replay=self.replay)
             recorder = Recorder.load(connection, hello.run, hello.segment, replay=self.replay)
-            return recorder, control.desired(connection, hello.run)
+            return recorder, control.desired(connection, hello.run), told
 
         try:
-            recorder, change = await self.state.store.write(work)
+            recorder, change, told = await self.state.store.write(work)
         except BaseException:
             if self.replay:
                 self.state.hub.replays.discard(self.segment)
             raise
         self._recorder = recorder
         if not self.replay:
+            # Only now: one that may not have the run takes it from nobody.
+            before = trainers.get(self.run)
+            if isinstance(before, TrainerConnection) and before.segment != self.segment:
+                before.replaced = True
+                before.tell_end(wire.CloseCode.REPLACED)
             trainers[self.run] = self
         self.tell(wire.Welcome(recorder.high_water, WINDOW, self.state.hub.pace(self.run)))
         self.state.hub.changed(self.run)
+        self.state.hub.publish_all(self.run, "event", ({"event": show_event(e)} for e in told))
         return change
 
     def _alone(self, trainer: object) -> None:
@@ -186,6 +197,10 @@ class TrainerConnection:
         garbage = 0
         try:
             while not self.replaced:
+                while self._out.qsize() > WINDOW and not self._deaf:
+                    # Who does not read the answers is asked for no more.
+                    self._heard.clear()
+                    await self._heard.wait()
                 try:
                     await self._take(await self._receive())
                 except WireError as error:
@@ -199,8 +214,7 @@ class TrainerConnection:
 
     async def _take(self, message: wire.ToServer) -> None:
         if isinstance(message, wire.Hello | wire.Replay):
-            self.tell(wire.Refused("hello was said before"))
-            return
+            raise WireError("hello was said before")
         while self._held > HELD:
             self._settled.clear()
             await self._settled.wait()
@@ -217,7 +231,7 @@ class TrainerConnection:
                     lambda c: runs.heard(c, self.run, now, message.stats),
                     lambda _: self.state.hub.changed(self.run),
                 )
-            case wire.Applied() | wire.Delivered() | wire.Rejected():
+            case wire.Applied() | wire.Delivered() | wire.Rejected() | wire.Reverted():
                 return lambda c: self._report(c.connection, message, now), self._reported
             case wire.Finish():
                 return lambda c: self._finish(c.connection, message, now), self._finished
@@ -246,17 +260,11 @@ class TrainerConnection:
         """What became of each record; of those that come too early only the first is answered."""
         recorder = self._recorder
         assert recorder is not None
-        high = recorder.high_water
-        known = [record for record in records if record.seq <= high]
-        fresh: list[Record] = []
-        for record in records[len(known) :]:
-            if record.seq != high + 1 + len(fresh):
-                break
-            fresh.append(record)
-        answers: list[Recorded | Answer] = [wire.Ack(high)] if known else []
+        known, fresh, early = sorted_out(records, recorder.high_water)
+        answers: list[Recorded | Answer] = [wire.Ack(recorder.high_water)] if known else []
         if fresh:
             answers += recorder.append(commit, fresh, time.time())
-        if len(known) + len(fresh) < len(records):
+        if early:
             answers.append(wire.Resend(recorder.high_water + 1))
         return answers
 
@@ -272,7 +280,7 @@ class TrainerConnection:
     def _report(
         self,
         connection: Connection,
-        message: wire.Applied | wire.Delivered | wire.Rejected,
+        message: control.Report,
         now: float,
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         event = control.report(connection, self.run, self.segment, message, now)
@@ -281,8 +289,12 @@ class TrainerConnection:
     def _finish(
         self, connection: Connection, message: wire.Finish, now: float
     ) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        if self.replay and not runs.is_newest(connection, self.run, self.segment):
-            return None  # the run has gone on since
+        if self.replay:
+            lost.withdraw(connection, self.run, self.segment)
+            if message.lost:
+                lost.declare(connection, self.run, self.segment, now)
+            if lost.newest(connection, self.run) != self.segment:
+                return None  # the run has gone on since
         control.expire(connection, self.run, now)
         event = runs.end(connection, self.run, message, now)
         return control.document(connection, self.run), event
@@ -320,12 +332,11 @@ class TrainerConnection:
         records, answers = told
         frames = {record.seq: record for record in records if isinstance(record, wire.Frame)}
         hub, stored, points = self.state.hub, 0, 0
+        missing: wire.Resend | None = None
         for answer in answers:
             if isinstance(answer, wire.Resend):
-                if answer != self._asked:  # once, not for each frame that is still on its way
-                    self._asked = answer
-                    self.tell(answer)
-                return
+                missing = answer
+                continue
             self._asked = None
             if isinstance(answer, wire.Ack):
                 self.tell(answer)
@@ -343,6 +354,9 @@ class TrainerConnection:
         if stored:
             self.state.meter.add(points, time.monotonic())
             self.tell(wire.Ack(stored))
+        if missing is not None and missing != self._asked:
+            self._asked = missing  # once, not for each frame that is still on its way
+            self.tell(missing)
 
     def _declared(self, result: list[dict[str, Any]] | wire.Refused) -> None:
         if isinstance(result, wire.Refused):
@@ -375,15 +389,37 @@ class TrainerConnection:
         try:
             while (message := await self._out.get()) is not None:
                 await self.socket.send_bytes(wire.encode(message))
+                self._heard.set()
             if self._ending is not None:
                 await self.close(self._ending)
         except (WebSocketDisconnect, RuntimeError):
             return
+        finally:
+            self._deaf = True
+            self._heard.set()
 
     async def close(self, code: wire.CloseCode, reason: str = "") -> None:
         # A close frame holds 123 bytes of reason, not characters.
         words = (reason or wire.CLOSE_REASONS[code]).encode()[:120].decode(errors="ignore")
         await self.socket.close(code, words)
+
+
+def sorted_out(records: list[Record], high: int) -> tuple[bool, list[Record], bool]:
+    """Whether some of ``records`` are stored already, up to the number ``high``; those that are next,
+    in their order; and whether one came whose turn it is not yet.
+
+    One that came too early does not keep those behind it from their turn: they may be what was asked
+    for again because of it.
+    """
+    known = False
+    fresh: list[Record] = []
+    newest = high
+    for record in records:
+        known |= record.seq <= high
+        if record.seq == high + 1 + len(fresh):
+            fresh.append(record)
+        newest = max(newest, record.seq)
+    return known, fresh, newest > high + len(fresh)
 
 
 def _size(message: wire.ToServer) -> int:

@@ -11,14 +11,14 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
-from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
-from gradhelm import wire
+from gradhelm import address, wire
 from gradhelm.settings import is_loopback
 
 from . import process, simulated
@@ -120,6 +120,7 @@ class Load:
             max_size=None,
             close_timeout=1.0,
             proxy=None if self._local else True,
+            create_connection=Straight,
         )
 
     async def _run(self) -> Figures:
@@ -158,9 +159,8 @@ class Load:
                 why = f"{server} is no gradhelm server: {words(refusal)}"
             raise Failed(why) from None
         except LOST as error:
-            raise Failed(
-                f"cannot reach {server}: {words(error)}; is `gradhelm up` running?"
-            ) from None
+            why = address.unreached(error)
+            raise Failed(f"cannot reach {server}: {why}; is `gradhelm up` running?") from None
 
     async def _all_there(self) -> None:
         """Until every trainer was welcomed, or there is no more hope for the rest."""
@@ -203,6 +203,18 @@ class Load:
             now = self.tally.read(self._pid)
             self._told(self.tally.figures(before, now))
             before = now
+
+
+class Straight(ClientConnection):
+    """A connection that follows no redirect: the token is for the server that was named."""
+
+    async def handshake(self, *arguments: Any, **named: Any) -> None:
+        try:
+            await super().handshake(*arguments, **named)
+        except InvalidStatus as refusal:
+            if 300 <= refusal.response.status_code < 400:
+                raise InvalidHandshake("it redirects elsewhere") from None
+            raise
 
 
 def newest(frame: bytes) -> float:

@@ -28,6 +28,8 @@ from .tables import frames, layouts, segments, tiles
 from .tiles import BUCKETS, INDEX, unpack_buckets, unpack_column, unpack_columns, unpack_index
 
 Indices = npt.NDArray[np.int64]
+LOOKED_INTO = 256
+"""Tiles of a stretch that are looked into for when its steps were taken."""
 BLOCKS = 8
 """Blocks that are one at the levels from 2 on."""
 TOGETHER = 16
@@ -93,6 +95,19 @@ _INBOX: Final = (
         frames.c.first_step <= bindparam("b_last"),
     )
     .order_by(frames.c.seq)
+)
+
+
+# Without what they hold: of a long run only some are looked into.
+_CLOCK: Final = (
+    select(tiles.c.id)
+    .where(*_index, tiles.c.first <= bindparam("b_last"), tiles.c.last >= bindparam("b_first"))
+    .order_by(tiles.c.first, tiles.c.id)
+)
+_PAYLOADS: Final = (
+    select(tiles.c.payload)
+    .where(tiles.c.id.in_(bindparam("b_ids", expanding=True)))
+    .order_by(tiles.c.first, tiles.c.id)
 )
 
 
@@ -278,6 +293,31 @@ class Reader:
         for steps, times, values in self._inbox(part, layout, at):
             found.append((steps, times, values))
         return [row for row in found if len(row[0])]
+
+    def times(
+        self, column: int, first: int, last: int, points: int
+    ) -> tuple[wire.StepArray, wire.TimeArray]:
+        """When the steps of a range were taken that have a value of ``column``'s layout, as Unix
+        seconds: at most ``points`` of them, the first and the last among them."""
+        found = []
+        for layout, _, part in self._holding(column, first, last):
+            key = {**self._key(part.segment, layout), "b_first": part.first, "b_last": part.last}
+            ids = self.connection.execute(_CLOCK, key).scalars().all()
+            looked = [ids[at] for at in _spread(len(ids), LOOKED_INTO)]
+            for payload in self.connection.execute(_PAYLOADS, {"b_ids": looked}).scalars():
+                steps, times, _ = unpack_index(payload)
+                inside = _inside(steps, part)
+                found.append((steps[inside], times[inside]))
+            found += [(s, t) for s, t, _ in self._inbox(part, layout, np.array([], np.int64))]
+        found = [one for one in found if len(one[0])]
+        if not found:
+            return np.empty(0, np.uint64), np.empty(0, np.float64)
+        steps = np.concatenate([one[0] for one in found])
+        times = np.concatenate([one[1] for one in found])
+        # A column may have been in several layouts, which follow one another in no order.
+        order = np.argsort(steps, kind="stable")
+        some = order[_spread(len(order), points)]
+        return steps[some], times[some]
 
     def stretches(self, first: int, last: int, stream: str) -> list[Stretch]:
         """Which segment holds which steps (those of ``stream``) of a range, in their order."""
@@ -487,6 +527,13 @@ class Reader:
             if inside.start < inside.stop:
                 found.append((steps[inside], times[inside], values[inside]))
         return found
+
+
+def _spread(count: int, most: int) -> Indices:
+    """At most ``most`` places of ``count``, evenly spread, both ends among them."""
+    if count <= most:
+        return np.arange(count)
+    return np.unique(np.linspace(0, count - 1, max(2, most)).round().astype(np.int64))
 
 
 def _inside(steps: wire.StepArray, part: Stretch) -> slice:

@@ -8,6 +8,7 @@ takes time is done once for all frames that come together.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -180,6 +181,7 @@ class _Track:
         finite = norms[np.isfinite(norms)]
         late = max(0, len(steps) - 50)
         span, taken = float(times[-1] - times[late]), float(steps[-1] - steps[late])
+        pace = taken / span if span > 0 else math.nan  # two times may be all but the same
         clipped = int(np.count_nonzero(clips > 0))
         return {
             "steps": len(steps),
@@ -188,7 +190,7 @@ class _Track:
             "nonfinite": int(np.count_nonzero(bad > 0)),
             "mean_norm": float(finite.mean()) if len(finite) else None,
             "global_norm": float(norms[-1]) if np.isfinite(norms[-1]) else None,
-            "steps_per_second": taken / span if span > 0 else None,
+            "steps_per_second": pace if math.isfinite(pace) else None,
         }
 
     def sparkline(self) -> bytes:
@@ -250,7 +252,7 @@ class Recorder:
         stream = message.stream or ""
         if stream not in self.tracks:
             raise WireError(f"stream {stream!r} was not named in the hello")
-        group = self.groups.setdefault(message.group, _Group([], [], [], stream))
+        group = self.groups.get(message.group) or _Group([], [], [], stream)
         if group.stream != stream:
             raise WireError(f"group {message.group} was declared for another stream before")
         known = len(group.names)
@@ -269,6 +271,8 @@ class Recorder:
             raise WireError(f"more than {wire.MAX_GROUP} columns in group {message.group}")
         if len({*group.names, *(c.name for c in fresh)}) < len(group.names) + len(fresh):
             raise WireError(f"a column name stands twice in group {message.group}")
+        if sum(len(g.names) for g in self.groups.values()) + len(fresh) > wire.MAX_COLUMNS:
+            raise WireError(f"more than {wire.MAX_COLUMNS} columns in all groups together")
         existing = column_names(connection, self.run)
         added: list[dict[str, Any]] = [
             {
@@ -288,6 +292,7 @@ class Recorder:
         if added:
             connection.execute(insert(tables.columns), added)
             existing.update((row["name"], row["idx"]) for row in added)
+        self.groups[message.group] = group
         group.names += [column.name for column in fresh]
         group.kinds += [column.kind for column in fresh]
         group.indices += [existing[column.name] for column in fresh]
@@ -307,6 +312,11 @@ class Recorder:
         for message in messages:
             if isinstance(message, wire.Gap) and not message.count:
                 recorded.append(Recorded(message.seq))
+                continue
+            if isinstance(message, wire.Gap) and message.first > message.last:
+                reason = f"a gap from step {message.first} to {message.last} ends before it begins"
+                event = self._gap_event(commit, None, None, message.count, reason, now)
+                recorded.append(Recorded(message.seq, refused=reason, events=(event,)))
                 continue
             if isinstance(message, wire.Gap):
                 event = self._gap_event(
@@ -385,6 +395,7 @@ class Recorder:
             self.run,
             now,
             kind="gap",
+            segment=self.segment,
             first_step=first,
             last_step=last,
             count=count,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, or_, select, update
 
-from . import tables
+from . import audit, tables
 from .matrix import Layout, layouts_of
 from .settings import Policy
 from .store import Store
@@ -178,6 +178,10 @@ def _cut(cut: Cut, connection: Connection) -> None:
 
 
 def _remove(run: str, connection: Connection) -> None:
+    deleted = select(tables.runs.c.deleted_at).where(tables.runs.c.id == run)
+    if connection.scalar(deleted) is None:
+        return  # taken back since the plan was made
+    audit.append(connection, time.time(), "server", "run removed", run)
     for table in (
         tables.frames,
         tables.tiles,

@@ -28,10 +28,13 @@ from sqlalchemy import (
 
 from gradhelm import wire
 
+from . import audit, lost
 from .clock import rfc3339
-from .control import newest, own_of
+from .control import newest
 from .errors import ApiError
 from .events import add_event
+from .limits import own_of
+from .roles import Identity
 from .settings import ServerSettings
 from .store import Commit
 from .tables import columns, runs, segments
@@ -56,14 +59,32 @@ class Patience(NamedTuple):
         return cls(settings.stale_after, settings.failed_after)
 
 
-def begin(connection: Connection, hello: wire.Hello, now: float, *, replay: bool = False) -> None:
-    """Note that a trainer speaks for a run, in a segment that has a row from here on.
+def check_reporter(connection: Connection, hello: wire.Hello, who: Identity) -> None:
+    """Raises ApiError 403 for a token that may not report the run: one of another project, or, for
+    a run that there is, of another owner than the one who began it."""
+    known = connection.execute(
+        select(runs.c.project, runs.c.owner).where(runs.c.id == hello.run)
+    ).one_or_none()
+    project = hello.project if known is None else known.project
+    mine = known is None or known.owner == who.user or who.may("admin")
+    if not mine or not who.may("ingest", project):
+        what = f"runs of the project {project!r}" if known is None else "this run"
+        raise ApiError(403, "forbidden", f"this token may not report {what}"[:120])
+
+
+def begin(
+    connection: Connection, hello: wire.Hello, who: Identity, now: float, *, replay: bool = False
+) -> list[dict[str, Any]]:
+    """Note that a trainer speaks for a run, in a segment that has a row from here on; returns the
+    events that this is.
 
     ``replay``: it spoke then, and what it kept comes now. The run is as it is, and the segment
     takes its place among those that were begun before and after it.
 
-    Raises ApiError 409 when the run exists and the trainer did not say that it resumes it.
+    Raises ApiError 409 when the run exists and the trainer did not say that it resumes it, and 403
+    as check_reporter() does.
     """
+    check_reporter(connection, hello, who)
     known = connection.execute(select(runs).where(runs.c.id == hello.run)).one_or_none()
     started_again = (
         connection.scalar(
@@ -83,6 +104,7 @@ def begin(connection: Connection, hello: wire.Hello, now: float, *, replay: bool
         "ended_why": "",
     }
     then = min(now, hello.started) if replay and hello.started > 0 else now
+    told: dict[str, Any] | None = None
     if known is None:
         values["last_heard_at"] = then
         connection.execute(
@@ -91,8 +113,9 @@ def begin(connection: Connection, hello: wire.Hello, now: float, *, replay: bool
                 "id": hello.run,
                 "name": hello.name,
                 "project": hello.project,
+                "owner": who.user,
                 "config": _config(hello.config),
-                "tags": json.dumps(hello.tags),
+                "tags": json.dumps(hello.tags, ensure_ascii=False),
                 "note": "",
                 **_said_by_the_script(hello),
                 "host": hello.host,
@@ -117,20 +140,24 @@ def begin(connection: Connection, hello: wire.Hello, now: float, *, replay: bool
             values |= _said_by_the_script(hello)
         connection.execute(update(runs).where(runs.c.id == hello.run).values(**values))
         if known.ended is not None:
-            add_event(connection, hello.run, now, kind="status", text="The run goes on")
+            told = add_event(connection, hello.run, now, kind="status", text="The run goes on")
+        elif not started_again:
+            lost.withdraw(connection, hello.run, hello.segment)
+        elif (before := lost.newest(connection, hello.run)) is not None:
+            told = lost.declare(connection, hello.run, before, now)
+    events = [] if told is None else [told]
     if not started_again:
-        return
+        return events
     mine = segments.c.run_id == hello.run
     ordinal = connection.scalar(
         select(func.count())
         .select_from(segments)
         .where(mine, segments.c.stream == "", segments.c.created_at <= then)
     )
-    connection.execute(
-        update(segments)
-        .where(mine, segments.c.ordinal >= ordinal)
-        .values(ordinal=segments.c.ordinal + 1)
-    )
+    # By way of negative numbers: they are unique, and databases look at that row by row.
+    later = segments.c.ordinal
+    connection.execute(update(segments).where(mine, later >= ordinal).values(ordinal=-later - 2))
+    connection.execute(update(segments).where(mine, later < 0).values(ordinal=-later - 1))
     connection.execute(
         insert(segments),
         [
@@ -145,17 +172,7 @@ def begin(connection: Connection, hello: wire.Hello, now: float, *, replay: bool
             for stream in ("", *hello.streams[1:])
         ],
     )
-
-
-def is_newest(connection: Connection, run: str, segment: str) -> bool:
-    """Whether no other segment of the run was begun after this one."""
-    newest_one = (
-        select(segments.c.segment)
-        .where(segments.c.run_id == run, segments.c.stream == "")
-        .order_by(segments.c.ordinal.desc())
-        .limit(1)
-    )
-    return connection.scalar(newest_one) == segment
+    return events
 
 
 def heard(commit: Commit, run: str, now: float, stats: dict[str, float]) -> None:
@@ -191,8 +208,18 @@ def find(connection: Connection, run: str) -> Row[Any]:
     """The row of a run that exists and was not deleted. Raises ApiError 404."""
     row = connection.execute(_RUN, {"b_run": run}).one_or_none()
     if row is None:
-        raise ApiError(404, "not_found", f"there is no run {run[:100]!r}")
+        raise ApiError(404, "not_found", there_is_none(run))
     return row
+
+
+def there_is_none(run: str) -> str:
+    """What is said of a run that does not exist, or of which somebody must not know."""
+    return f"there is no run {run[:100]!r}"
+
+
+def project_of(connection: Connection, run: str) -> str | None:
+    """The project of a run, deleted or not; None when there is no such run."""
+    return connection.scalar(select(runs.c.project).where(runs.c.id == run))
 
 
 def stream_of(row: Row[Any], name: str | None) -> str:
@@ -235,6 +262,11 @@ def counts(
     }
 
 
+def within(projects: frozenset[str] | None) -> list[ColumnElement[bool]]:
+    """Only runs of these projects; None is all of them."""
+    return [] if projects is None else [runs.c.project.in_(projects)]
+
+
 class Page(NamedTuple):
     runs: list[dict[str, Any]]
     next_cursor: str | None
@@ -246,6 +278,7 @@ def listed(
     now: float,
     patience: Patience,
     *,
+    projects: frozenset[str] | None,
     project: str | None,
     status: str | None,
     words: str | None,
@@ -253,18 +286,17 @@ def listed(
     cursor: str | None,
     sparkline: bool,
 ) -> Page:
-    """Runs, newest first, and how many of each status there are (whatever ``status`` asks for)."""
-    where: list[ColumnElement[bool]] = [runs.c.deleted_at.is_(None)]
+    """Runs, newest first, and how many of each status there are (whatever ``status`` asks for).
+
+    ``projects``: those of which somebody may know; None is all.
+    """
+    where: list[ColumnElement[bool]] = [runs.c.deleted_at.is_(None), *within(projects)]
     if project is not None:
         where.append(runs.c.project == project)
-    if words:
-        where.append(
-            or_(
-                runs.c.name.icontains(words, autoescape=True),
-                runs.c.project.icontains(words, autoescape=True),
-                runs.c.id.startswith(words, autoescape=True),
-            )
-        )
+    for word in (words or "").split():
+        texts = (runs.c.name, runs.c.project, runs.c.note, runs.c.tags)
+        inside = [text.icontains(word, autoescape=True) for text in texts]
+        where.append(or_(*inside, runs.c.id.startswith(word, autoescape=True)))
     found = counts(connection, now, patience, *where)
     if status is not None:
         where.append(_is(status, now, patience))
@@ -291,17 +323,37 @@ def listed(
     return Page(shown, make_cursor(last.created_at, last.id) if last else None, found)
 
 
-def change(connection: Connection, run: str, values: dict[str, Any]) -> None:
+def change(
+    connection: Connection, run: str, values: dict[str, Any], actor: str, now: float
+) -> None:
     """Rename, tag or annotate. Raises ApiError 404."""
     find(connection, run)
     if values:
         connection.execute(update(runs).where(runs.c.id == run).values(**values))
+        audit.append(connection, now, actor, "run changed", run, to=values)
 
 
-def delete(connection: Connection, run: str, now: float) -> None:
+def delete(connection: Connection, run: str, actor: str, now: float) -> None:
     """Hide a run. Raises ApiError 404."""
-    find(connection, run)
+    found = find(connection, run)
     connection.execute(update(runs).where(runs.c.id == run).values(deleted_at=now))
+    audit.append(connection, now, actor, "run deleted", run, name=found.name)
+
+
+def restore(connection: Connection, run: str, actor: str, now: float) -> None:
+    """Show a deleted run again. Raises ApiError 404, and 409 where there is nothing to take back."""
+    found = connection.execute(
+        select(runs.c.name, runs.c.deleted_at).where(runs.c.id == run)
+    ).one_or_none()
+    if found is None:
+        raise ApiError(404, "not_found", there_is_none(run))
+    if found.deleted_at is None:
+        raise ApiError(409, "not_deleted", "the run was not deleted, or is back already")
+    # A run has a segment from its first moment on, until it is removed for good.
+    if connection.scalar(select(func.count()).where(segments.c.run_id == run)) == 0:
+        raise ApiError(409, "removed", "the run was removed for good; its steps are gone")
+    connection.execute(update(runs).where(runs.c.id == run).values(deleted_at=None))
+    audit.append(connection, now, actor, "run restored", run, name=found.name)
 
 
 def status_of(row: Row[Any], now: float, patience: Patience) -> str:
@@ -365,6 +417,8 @@ def read_cursor(cursor: str, *kinds: type) -> list[Any]:
         parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         if [type(part) for part in parts] != list(kinds):
             raise ValueError
+        if not all(abs(part) < 2**63 for part in parts if not isinstance(part, str)):
+            raise ValueError  # nor is NaN a number that a database could compare with
     except (ValueError, TypeError, RecursionError):
         raise ApiError(422, "bad_cursor", "cursor: expected a next_cursor of this list") from None
     return list(parts)
@@ -448,7 +502,7 @@ def _config(text: str) -> str:
     """The config if it is a JSON object that every reader can take, else an empty one."""
     try:
         return json.dumps(msgspec.json.decode(text, type=dict[str, Any]))
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, ValueError):  # an integer of thousands of digits
         return "{}"
 
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
-from .accounts import Identity, LoginCodes
 from .compactor import Compactor
 from .hub import Hub
+from .oidc import Oidc
+from .roles import Identity
 from .runs import Patience
+from .sessions import LoginCodes, Tries
 from .settings import ServerSettings
 from .store import Store
 
@@ -38,6 +40,8 @@ class State:
     patience: Patience
     compactor: Compactor
     meter: PointsMeter = field(default_factory=PointsMeter)
+    tries: Tries = field(default_factory=Tries)
+    oidc: Oidc | None = None
 
 
 def state_of(connection: HTTPConnection) -> State:

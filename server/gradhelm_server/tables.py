@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -43,6 +44,7 @@ runs = Table(
     Column("id", String(36), primary_key=True),
     Column("name", Text, nullable=False),
     Column("project", Text, nullable=False),
+    Column("owner", String(12)),  # the user whose token began it; NULL: an administrator's
     Column("config", Text, nullable=False),  # JSON object
     Column("tags", Text, nullable=False),  # JSON list
     Column("note", Text, nullable=False),
@@ -156,6 +158,7 @@ events = Table(
     _run_id(),
     Column("kind", String(16), nullable=False),
     Column("stream", Text),  # whose steps these are; NULL for the run's first
+    Column("segment", String(16)),  # whose rows are missing, of a gap
     Column("first_step", BigInteger),
     Column("last_step", BigInteger),
     Column("count", BigInteger, nullable=False),
@@ -183,6 +186,12 @@ control_versions = Table(
     Column("reason", Text, nullable=False),
     Column("at", Float, nullable=False),
     Column("idempotency_key", Text),
+    Column("ttl_steps", BigInteger),
+    Column("not_before", BigInteger),
+    Column("revert_if", Text),  # JSON: wire.RevertIf
+    Column("lr_factor", Float),
+    Column("stop", Boolean),
+    Column("rolled_back_to", BigInteger),  # whose document this is once more
     UniqueConstraint("run_id", "idempotency_key"),
 )
 
@@ -201,6 +210,42 @@ control_events = Table(
     Index(None, "run_id", "version"),
 )
 
+# Each entry is sealed with the hash of the one before, see audit.py.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", String(40), nullable=False),
+    Column("run_id", String(36), index=True),
+    Column("details", Text, nullable=False),  # JSON
+    Column("previous", String(64), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("folded", Text, nullable=False, unique=True),  # the name without its letters' case
+    Column("password", Text),  # argon2id; NULL: comes in by a link, or from elsewhere
+    Column("oidc", Text, unique=True),  # issuer and subject, where the account comes from there
+    Column("created_at", Float, nullable=False),
+    Column("last_login_at", Float),
+    Column("disabled_at", Float),
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("user_id", String(12), ForeignKey("users.id"), primary_key=True),
+    Column("project", Text, primary_key=True),  # "*": all of them
+    Column("role", String(16), nullable=False),
+)
+
+# No foreign keys to users from here on: what they made outlives them.
 tokens = Table(
     "tokens",
     metadata,
@@ -208,6 +253,8 @@ tokens = Table(
     Column("hash", String(64), nullable=False, unique=True),
     Column("name", Text, nullable=False),
     Column("role", String(16), nullable=False),
+    Column("project", Text, nullable=False, server_default="*"),
+    Column("owner", String(12), index=True),  # the user that made it; NULL: an administrator's
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float),
     Column("last_used_at", Float),
@@ -218,8 +265,11 @@ sessions = Table(
     "sessions",
     metadata,
     Column("hash", String(64), primary_key=True),
-    Column("user", Text, nullable=False),
-    Column("role", String(16), nullable=False),
+    Column("id", String(16), nullable=False, unique=True),  # the hash's beginning: to be shown
+    Column("user_id", String(12), index=True),  # NULL: this machine's administrator
+    Column("way", String(8), nullable=False),  # link, password or oidc
+    Column("agent", Text, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("last_used_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
 )

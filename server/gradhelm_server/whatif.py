@@ -12,7 +12,8 @@ from gradhelm import wire
 class WhatIf:
     """Counts over norms that are seen a few at a time.
 
-    A step whose norm is not finite is not clipped but spoiled; it counts as a step. ``clipped`` and
+    As torch does: a step whose norm is infinite is clipped, with the coefficient 0; one whose norm
+    is NaN is a step without a coefficient, and ``numbers`` counts the others. ``clipped`` and
     ``total`` (the sum of coefficients) are in the order of the thresholds; ``actual`` is what was
     clipped, for the caller to count.
     """
@@ -20,19 +21,19 @@ class WhatIf:
     def __init__(self, thresholds: Sequence[float]) -> None:
         self.thresholds = thresholds
         self.steps = 0
-        self.finite = 0
+        self.numbers = 0
         self.actual = 0
         self.clipped = [0] * len(thresholds)
         self.total = [0.0] * len(thresholds)
 
     def see(self, norms: wire.FloatArray) -> None:
-        there = finite = norms
-        if not bool(np.isfinite(norms).all()):
+        there = numbers = norms
+        if bool(np.isnan(norms).any()):
             there = norms[~wire.missing(norms)]
-            finite = there[np.isfinite(there)]
+            numbers = there[~np.isnan(there)]
         self.steps += len(there)
-        self.finite += len(finite)
-        inverse = inverses(finite)
+        self.numbers += len(numbers)
+        inverse = inverses(numbers)
         for at, threshold in enumerate(self.thresholds):
             coefficient = coefficients(inverse, threshold)
             self.clipped[at] += int(np.count_nonzero(coefficient < 1))

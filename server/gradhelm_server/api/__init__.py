@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from . import access, control, events, matrix, runs
+from . import advice, control, events, login, matrix, people, runs, server, tokens
 
-router = APIRouter()
-for _part in (runs, matrix, events, control, access):
+# The name of its function is what generated clients call an operation.
+router = APIRouter(generate_unique_id_function=lambda route: route.name)
+for _part in (runs, matrix, advice, events, control, login, people, tokens, server):
     router.include_router(_part.router)

@@ -26,6 +26,14 @@ Stream = Annotated[
     str | None,
     Query(max_length=wire.MAX_NAME, description="One of several optimizers; default: the first"),
 ]
+Match = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=wire.MAX_NAME,
+        description="The pattern of one of several rules; default: all parameters",
+    ),
+]
 First = Annotated[
     int | None,
     Query(
@@ -58,6 +66,13 @@ def steps_asked(
     return row, found, lowest if first is None else max(first, lowest), high
 
 
+def norm_column(stream: str, match: str | None, name: str = "global_norm") -> str:
+    """The column with the norms of a stream (or, by ``name``, with whether it clipped), or of the
+    parameters that its rule ``match`` is for."""
+    prefix = f"{stream}/" if stream else ""
+    return prefix + (name if match is None else f"rule/{match}/{name}")
+
+
 def few_enough(columns: int, first: int, last: int, stride: int) -> None:
     """Raises ApiError 422 when so many columns of a range are too much for one answer."""
     buckets = max(0, last // stride - first // stride + 1)
@@ -76,16 +91,34 @@ async def read_json(request: Request) -> dict[str, Any]:
     if kind != "application/json":
         raise ApiError(415, "not_json", "expected Content-Type: application/json")
     try:
-        # NaN and Infinity, which Python takes for numbers, are refused where a number is wanted:
-        # there the answer can say which ones are accepted.
-        body = json.loads(await request.body(), object_pairs_hook=_once_each)
+        raw = await request.body()
     except ClientDisconnect:
         raise ApiError(400, "cut_short", "the body ended before its length was reached") from None
+    try:
+        text = raw.decode()  # or Python would look for UTF-16 and 32
+        # NaN and Infinity, which Python takes for numbers, are refused where a number is wanted:
+        # there the answer can say which ones are accepted.
+        body = json.loads(text, object_pairs_hook=_once_each)
+        if "\\u" in text:
+            _no_halves(body)
+    except UnicodeDecodeError:
+        raise ApiError(422, "bad_json", "the body is not proper JSON: it is no UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise ApiError(422, "bad_json", f"the body is not proper JSON: {error}"[:300]) from None
     if not isinstance(body, dict):
         raise ApiError(422, "bad_json", f"expected a JSON object, not {type(body).__name__}")
     return body
+
+
+def known_fields(body: dict[str, Any], *names: str) -> None:
+    """Raises ApiError 422 for a field that is not one of these: it would do nothing, unseen."""
+    unknown = sorted(body.keys() - set(names))
+    if unknown:
+        raise ApiError(
+            422,
+            "unknown_field",
+            f"{unknown[0][:60]}: no field of this request; expected {', '.join(names)}",
+        )
 
 
 def number(name: str, value: object, accepted: str) -> float:
@@ -99,6 +132,14 @@ def number(name: str, value: object, accepted: str) -> float:
     if not math.isfinite(as_float):
         raise ApiError(422, "bad_value", f"{name}: expected a finite number {accepted}")
     return as_float
+
+
+def _no_halves(body: object) -> None:
+    """Raises ValueError for half of a surrogate pair, a text that nothing can store or send."""
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text has half of a surrogate pair") from None
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 
 from .. import events, runs
+from . import shapes
 from .ask import Last, StateHere, Stream
+from .described import answers
 
 router = APIRouter(prefix="/api/v1/runs/{run}/events", tags=["events"])
-Kind = Literal["clip_burst", "spike", "nonfinite", "threshold", "gap", "status"]
 
 
-@router.get("")
+@router.get("", responses=answers(shapes.Events))
 async def list_events(
     state: StateHere,
     run: str,
-    kind: Kind | None = None,
+    kind: shapes.KindOfEvent | None = None,
     stream: Stream = None,
     first: Last = None,
     last: Last = None,

@@ -14,20 +14,39 @@ from sqlalchemy import Connection
 from gradhelm import wire
 
 from .. import runs
-from ..control import coded_of
+from ..clock import rfc3339
 from ..errors import ApiError
+from ..limits import coded_of, rule_of
 from ..matrix import Reader, Series, column_names, stride_for
 from ..patterns import matching
 from ..whatif import WhatIf
-from .ask import First, Last, Points, StateHere, Stream, few_enough, steps_asked
+from . import shapes
+from .ask import (
+    First,
+    Last,
+    Match,
+    Points,
+    StateHere,
+    Stream,
+    few_enough,
+    norm_column,
+    steps_asked,
+)
+from .described import IF_NONE_MATCH, answers, not_modified
 
 router = APIRouter(prefix="/api/v1/runs/{run}", tags=["matrix"])
 BINARY = "application/octet-stream"
+PLANES = "With Accept: application/octet-stream; docs/protocol.md says how the numbers lie"
+CACHED = {"ETag": "For If-None-Match; stays the same while the answer does"}
 MAX_ASKED = 500
 """Columns of one series request."""
 
 
-@router.get("/series")
+@router.get(
+    "/series",
+    responses=answers(shapes.SeriesOfColumns, headers=CACHED, binary=PLANES) | not_modified(),
+    openapi_extra=IF_NONE_MATCH,
+)
 async def get_series(
     state: StateHere,
     run: str,
@@ -73,7 +92,52 @@ async def get_series(
     )
 
 
-@router.get("/heatmap")
+@router.get(
+    "/times",
+    responses=answers(shapes.Times, headers=CACHED) | not_modified(),
+    openapi_extra=IF_NONE_MATCH,
+)
+async def get_times(
+    state: StateHere,
+    run: str,
+    request: Request,
+    response: Response,
+    points: Annotated[int, Query(ge=2, le=10_000, description="At most so many steps")] = 500,
+    stream: Stream = None,
+) -> Any:
+    """When steps were taken: some of them, evenly spread, the first and the newest among them.
+
+    ``elapsed`` is in seconds since the first one; breaks between a run's lives are in it.
+    """
+    known = Known(request)
+
+    def work(connection: Connection) -> tuple[list[int], list[float]]:
+        _, own, low, high = steps_asked(connection, run, stream, None, None)
+        reader = Reader(connection, run)
+        known.by(reader.stamp(low, high))
+        name = f"{own}/global_norm" if own else "global_norm"
+        column = column_names(connection, run).get(name)
+        if known.same or column is None or high < low:
+            return [], []
+        steps, times = reader.times(column, low, high, points)
+        return steps.tolist(), times.tolist()
+
+    steps, times = await state.store.read(work)
+    if known.same:
+        return known.not_modified()
+    response.headers.update(known.headers)
+    return {
+        "started_at": rfc3339(times[0]) if times else None,
+        "step": steps,
+        "elapsed": [round(at - times[0], 3) for at in times],
+    }
+
+
+@router.get(
+    "/heatmap",
+    responses=answers(shapes.Heatmap, headers=CACHED, binary=PLANES) | not_modified(),
+    openapi_extra=IF_NONE_MATCH,
+)
 async def get_heatmap(
     state: StateHere,
     run: str,
@@ -133,7 +197,7 @@ async def get_heatmap(
     )
 
 
-@router.get("/whatif")
+@router.get("/whatif", responses=answers(shapes.WhatIf))
 async def get_whatif(
     state: StateHere,
     run: str,
@@ -142,10 +206,12 @@ async def get_whatif(
     last: Last = None,
     stream: Stream = None,
     window: Annotated[int | None, Query(ge=1, le=wire.MAX_STEP)] = None,
+    match: Match = None,
 ) -> dict[str, Any]:
     """What these thresholds would have done to the norms recorded, had these been the same.
 
-    ``window``: only the newest so many steps. Exact: torch's own float32 rule.
+    ``window``: only the newest so many steps; ``match``: by the norms of the parameters that the
+    rule of that pattern is for. Exact: torch's own float32 rule.
     """
     thresholds = _thresholds(max_norm)
     if window is not None:
@@ -155,18 +221,19 @@ async def get_whatif(
 
     def work(connection: Connection) -> tuple[int, int, WhatIf]:
         row, own, low, high = steps_asked(connection, run, stream, first, last)
-        if "clip_value" in {coded.threshold for coded in coded_of(row, own)}:
+        rules = coded_of(row, own) if match is None else (rule_of(row, match, own),)
+        if "clip_value" in {coded.threshold for coded in rules}:
             raise ApiError(
                 422, "not_answerable", "what a clip_value would do does not follow from norms"
             )
         names = column_names(connection, run)
-        prefix = f"{own}/" if own else ""
+        norm, clipped = norm_column(own, match), norm_column(own, match, "clipped")
         found = WhatIf(thresholds)
-        if {prefix + "global_norm", prefix + "clipped"} <= set(names):
+        if {norm, clipped} <= set(names):
             reader = Reader(connection, run)
-            for norms in reader.values(names[prefix + "global_norm"], low, high):
+            for norms in reader.values(names[norm], low, high):
                 found.see(norms)
-            found.actual = reader.ones(names[prefix + "clipped"], low, high)
+            found.actual = reader.ones(names[clipped], low, high)
         return low, high, found
 
     low, high, found = await state.store.read(work)
@@ -176,7 +243,7 @@ async def get_whatif(
             "max_norm": threshold,
             "clipped": count,
             "clip_fraction": count / steps if steps else None,
-            "mean_coef": total / found.finite if found.finite else None,
+            "mean_coef": total / found.numbers if found.numbers else None,
         }
         for threshold, count, total in zip(thresholds, found.clipped, found.total, strict=True)
     ]
