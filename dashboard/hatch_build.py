@@ -25,11 +25,12 @@ VENDOR = HERE / "gradhelm_dashboard" / "assets" / "vendor"
 ICONS = [
     "activity", "arrow-right", "check", "chevron-right", "circle-check",
     "circle-stop", "circle-x", "clock", "copy", "cpu",
-    "crosshair", "flag", "flame", "info", "link",
-    "lock", "moon", "octagon-x", "pause", "play",
-    "plug", "radio", "rotate-ccw", "scissors", "search",
-    "sliders-horizontal", "sun", "triangle-alert", "unplug", "x",
-    "zap",
+    "crosshair", "download", "file-text", "flag", "flame",
+    "image", "info", "keyboard", "link", "lock",
+    "moon", "octagon-x", "pause", "play", "plug",
+    "radio", "rotate-ccw", "scissors", "search", "sliders-horizontal",
+    "sun", "triangle-alert", "unplug", "x", "zap",
+    "chart-spline", "ellipsis", "pencil", "plus", "trash-2",
 ]
 # fmt: on
 FONT_SUBSETS = ("latin", "latin-ext", "greek", "cyrillic")

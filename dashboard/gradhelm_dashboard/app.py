@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, cast
 
-from dash import ClientsideFunction, Dash, Input, Output
+from dash import ClientsideFunction, Dash, Input, Output, State
 from dash.development.base_component import Component
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
@@ -17,16 +17,16 @@ from .login import add_login
 from .packed import Packed
 from .pages import page_for, tables
 from .shell import ASSETS, INDEX, CheckedFiles, layout
+from .strict import Strict
 
 CONTROLS = (
     "window-choice",
     "scale-choice",
     "heat-choice",
-    "threshold-input",
-    "threshold-slider",
-    "threshold-reason",
     "runs-search",
     "runs-status",
+    "compare-axis",
+    "compare-scale",
 )
 """Controls whose ``value`` the page's scripts follow."""
 
@@ -76,13 +76,14 @@ def build_ui(api: FastAPI, *, version: str) -> Dash:
     )
     app.layout = layout(version)
 
-    async def show(pathname: str | None) -> Component:
-        return page_for(pathname or "/")
+    async def show(pathname: str | None, search: str | None) -> Component:
+        return page_for(pathname or "/", search or "")
 
-    app.callback(Output("page", "children"), Input("url", "pathname"))(show)
+    app.callback(Output("page", "children"), Input("url", "pathname"), State("url", "search"))(show)
 
     for control in CONTROLS:
         app.clientside_callback(ClientsideFunction("gradhelm", "changed"), Input(control, "value"))
     # Lazily done otherwise, and a first visit to a deep link would come without callbacks.
     app._setup_server()
+    api.add_middleware(Strict, page=app)
     return cast(Dash, app)

@@ -37,6 +37,8 @@ INDEX: Final = """<!DOCTYPE html>
 <link rel="stylesheet" href="/assets/vendor/uplot.css">
 <link rel="stylesheet" href="/assets/page.css">
 <link rel="stylesheet" href="/assets/run.css">
+<link rel="stylesheet" href="/assets/compare.css">
+<link rel="stylesheet" href="/assets/settings.css">
 </head>
 <body>
 {%app_entry%}
@@ -127,6 +129,7 @@ def _header(version: str) -> Component:
                     html.Div(
                         [
                             html.Div("", id="user-name"),
+                            html.A("Settings", href="/settings", id="nav-settings"),
                             html.Button("Sign out", id="sign-out", type="button"),
                         ],
                         className="account-menu",

@@ -1,13 +1,17 @@
 // The line chart: global norm, some layers, the threshold as it was at each step.
 //
-// uPlot draws lines one pixel wide without alpha, everything else costs it 2.6 times as much; the
-// rest (triangles, the rail, marks) is painted over it in its own draw hook.
+// uPlot draws the axes, the global norm and the threshold. The layers' lines, of which there may be
+// many, are painted under them in its hook, for a third of what they cost as series; the rest
+// (triangles, the rail, marks) over them.
 
 import uPlot from "./vendor/uplot.js";
 import { make } from "./dom.js";
 import * as numbers from "./numbers.js";
+import { followFinger, roomForMarks } from "./pointing.js";
 
 const RAIL = 6;
+/** Buttons on a chart; where there are more of them than this, only the newest can be told apart. */
+const MARKS = 60;
 
 /** Left and right of the plot, the same for the chart and the layer map under it. */
 export function gutters(width) {
@@ -19,8 +23,9 @@ export class Chart {
   #data = null;
   #look = "";
   #setting = false;
+  #places = null;
 
-  /** `on`: {cursor(step | null), zoom(first, last), reset()}. */
+  /** `on`: {cursor(step | null), zoom(first, last), reset(), jump(first, last)}. */
   constructor(place, on) {
     this.place = place;
     this.on = on;
@@ -34,8 +39,9 @@ export class Chart {
   }
 
   /**
-   * Draws `data`: {x, low, high, lines: [{label, colour, values}], global, band, threshold,
-   * clipped: [shares], nonfinite: [bools], changes, logarithmic}. `theme`: colours().
+   * Draws `data`: {x, low, high, lines: [{label, colour, values}], global, raw (before it was
+   * smoothed, or null), band, threshold, clipped: [shares], nonfinite: [bools], marks: [{step, title,
+   * tone}], gaps: [{first, last, title}], logarithmic}. `theme`: colours().
    */
   draw(data, theme) {
     const place = this.place();
@@ -44,9 +50,7 @@ export class Chart {
     const width = place.clientWidth;
     const height = place.clientHeight;
     if (!width || !height) return;
-    const look = [
-      theme.theme, data.logarithmic, gutters(width).narrow, data.lines.map((line) => line.label + line.colour),
-    ].join("|");
+    const look = [theme.theme, data.logarithmic, gutters(width).narrow, data.raw !== null].join("|");
     if (!this.#plot || look !== this.#look || !place.contains(this.#plot.root)) {
       this.#build(place, width, height, theme);
       this.#look = look;
@@ -55,9 +59,38 @@ export class Chart {
     }
     const range = this.#range();
     this.#plot.batch(() => {
-      this.#plot.setData([data.x, data.threshold, ...data.lines.map((line) => line.values), data.global], false);
+      this.#plot.setData(columns(data), false);
       this.#plot.setScale("x", { min: data.low, max: data.high });
       this.#plot.setScale("y", { min: range[0], max: range[1] });
+    });
+    this.#marks();
+  }
+
+  /** Where something was changed or is missing: words for a pointer, a finger or a reader. */
+  #marks() {
+    const plot = this.#plot;
+    const { marks, gaps, low, high } = this.#data;
+    const within = marks.filter(({ step }) => step >= low && step <= high).slice(-MARKS);
+    const holes = gaps.filter(({ first, last }) => last >= low && first <= high).slice(-MARKS);
+    const at = (step) => `${plot.valToPos(Math.min(Math.max(step, low), high), "x")}px`;
+    const items = [
+      ...within.map(({ step, title, tone }) => ({ left: at(step), title, kind: `mark ${tone}`, first: step, last: step })),
+      ...holes.map(({ first, last, title }) => ({ left: at((Math.max(first, low) + Math.min(last, high)) / 2), title, kind: "mark gap", first, last })),
+    ];
+    while (this.#places.childElementCount > items.length) this.#places.lastChild.remove();
+    while (this.#places.childElementCount < items.length) {
+      const button = make("button", { type: "button" }, make("span", { class: "tip" }));
+      button.addEventListener("click", () => this.on.jump(Number(button.dataset.first), Number(button.dataset.last)));
+      this.#places.append(button);
+    }
+    items.forEach(({ left, title, kind, first, last }, i) => {
+      const button = this.#places.children[i];
+      button.style.left = left;
+      Object.assign(button.dataset, { first, last });
+      if (button.className !== kind) button.className = kind;
+      if (button.getAttribute("aria-label") === title) return;
+      button.setAttribute("aria-label", title);
+      button.firstChild.textContent = title;
     });
   }
 
@@ -127,7 +160,7 @@ export class Chart {
         series: [
           {},
           line(theme.clip, { dash: [5, 4], paths: stepped, width: 1.5 }),
-          ...data.lines.map(({ colour }) => line(colour)),
+          ...(data.raw ? [line(theme.edge)] : []),
           line(theme.text, { width: 1.5 }),
         ],
         axes: [
@@ -149,6 +182,7 @@ export class Chart {
         ],
         hooks: {
           drawClear: [(u) => this.#under(u, theme)],
+          drawAxes: [(u) => this.#layers(u)],
           draw: [(u) => this.#over(u, theme)],
           setCursor: [
             (u) => {
@@ -168,28 +202,17 @@ export class Chart {
           ],
         },
       },
-      [data.x, data.threshold, ...data.lines.map(({ values }) => values), data.global],
+      columns(data),
       place,
     );
-    this.#touch();
-  }
-
-  /** A finger moves the cursor; up and down it still scrolls the page. */
-  #touch() {
-    const over = this.#plot.over;
-    const follow = (event) => {
-      if (event.pointerType === "mouse") return;
-      const box = over.getBoundingClientRect();
-      this.#plot?.setCursor({ left: event.clientX - box.left, top: event.clientY - box.top });
-    };
-    over.addEventListener("pointerdown", follow);
-    over.addEventListener("pointermove", follow);
+    this.#places = roomForMarks(this.#plot);
+    followFinger(this.#plot);
   }
 
   /** Under the lines: the spread of each bucket, and where the threshold was changed. */
   #under(u, theme) {
     const { ctx, bbox } = u;
-    const { x, band, changes } = this.#data;
+    const { x, band } = this.#data;
     ctx.save();
     if (band) {
       ctx.beginPath();
@@ -210,22 +233,78 @@ export class Chart {
       ctx.globalAlpha = 1;
     }
     const ratio = devicePixelRatio;
-    ctx.strokeStyle = theme.info;
+    this.#holes(u, theme, ratio);
     ctx.lineWidth = ratio;
     ctx.setLineDash([2 * ratio, 3 * ratio]);
-    for (const change of changes) {
-      const left = Math.round(u.valToPos(change.step, "x", true)) + 0.5;
+    for (const { step, tone } of this.#data.marks) {
+      const left = Math.round(u.valToPos(step, "x", true)) + 0.5;
       if (left < bbox.left || left > bbox.left + bbox.width) continue;
+      ctx.strokeStyle = theme[tone];
       ctx.beginPath();
-      ctx.moveTo(left, bbox.top - 6 * ratio);
+      ctx.moveTo(left, bbox.top);
       ctx.lineTo(left, bbox.top + bbox.height);
       ctx.stroke();
-      ctx.fillStyle = theme.info;
-      ctx.beginPath();
-      ctx.arc(left, bbox.top - 8 * ratio, 3 * ratio, 0, 7);
-      ctx.fill();
     }
     ctx.restore();
+  }
+
+  /** The lines of the layers, each broken where it has no value. */
+  #layers({ ctx, bbox, scales: { y } }) {
+    const { x, lines, low, high, logarithmic } = this.#data;
+    const perStep = bbox.width / Math.max(1e-9, high - low);
+    const height = logarithmic ? Math.log10 : Number;
+    const bottom = height(y.min);
+    const perHeight = bbox.height / (height(y.max) - bottom);
+    const places = Float64Array.from(x, (step) => bbox.left + (step - low) * perStep);
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+    ctx.clip();
+    ctx.lineWidth = devicePixelRatio;
+    ctx.lineJoin = "bevel";
+    for (const { colour, values } of lines) {
+      ctx.strokeStyle = colour;
+      ctx.beginPath();
+      let open = false;
+      for (let i = 0; i < values.length; i++) {
+        const value = values[i];
+        if (value === null || (logarithmic && value <= 0)) {
+          open = false;
+          continue;
+        }
+        const at = bbox.top + bbox.height - ((logarithmic ? Math.log10(value) : value) - bottom) * perHeight;
+        if (open) ctx.lineTo(places[i], at);
+        else ctx.moveTo(places[i], at);
+        open = true;
+      }
+      ctx.stroke();
+    }
+    ctx.restore();
+  }
+
+  /** What is declared missing is hatched: it is no stretch of small norms. */
+  #holes(u, theme, ratio) {
+    const { ctx, bbox } = u;
+    const { gaps, low, high } = this.#data;
+    for (const { first, last } of gaps) {
+      if (last < low || first > high) continue;
+      const left = u.valToPos(Math.max(first - 0.5, low), "x", true);
+      const width = Math.max(2 * ratio, u.valToPos(Math.min(last + 0.5, high), "x", true) - left);
+      ctx.save();
+      ctx.beginPath();
+      ctx.rect(left, bbox.top, width, bbox.height);
+      ctx.clip();
+      ctx.strokeStyle = theme.edge;
+      ctx.lineWidth = ratio;
+      ctx.setLineDash([]);
+      ctx.beginPath();
+      for (let x = left - bbox.height; x < left + width; x += 7 * ratio) {
+        ctx.moveTo(x, bbox.top + bbox.height);
+        ctx.lineTo(x + bbox.height, bbox.top);
+      }
+      ctx.stroke();
+      ctx.restore();
+    }
   }
 
   #over(u, theme) {
@@ -323,7 +402,9 @@ export class Chart {
   }
 }
 
-/** The legend above the chart; `layers` opens the choice of lines. */
+const columns = ({ x, threshold, raw, global }) => [x, threshold, ...(raw ? [raw] : []), global];
+
+/** An item of the legend above the chart. */
 export function legendItem(kind, text, colour) {
   const mark = make("span", { class: `key key-${kind}`, "aria-hidden": "true" });
   if (colour) mark.style.setProperty("--key", colour);

@@ -27,6 +27,39 @@ export class Painter {
   }
 }
 
+/** Does something at most once in `ms` milliseconds, at once or as soon as it may; not in a hidden tab. */
+export class Calm {
+  #at = -Infinity;
+  #timer = 0;
+
+  constructor(ms, act, { now = () => performance.now(), later = (act, wait) => setTimeout(act, wait), hidden = () => document.hidden } = {}) {
+    Object.assign(this, { ms, act, now, later, hidden });
+  }
+
+  /** It should be done. */
+  touch() {
+    const wait = this.#at + this.ms - this.now();
+    if (wait <= 0) this.do();
+    else if (!this.#timer) {
+      this.#timer = this.later(() => {
+        this.#timer = 0;
+        if (!this.hidden()) this.do();
+      }, wait);
+    }
+  }
+
+  /** It is something else now: the next touch need not wait. */
+  hurry() {
+    this.#at = -Infinity;
+  }
+
+  /** It is done now. */
+  do() {
+    this.#at = this.now();
+    this.act();
+  }
+}
+
 /** Milliseconds until attempt n (from 0): doubling, at most 10 s, spread so that many pages do not
  * come back in the same moment. */
 export function backOff(attempt, random = Math.random) {

@@ -45,7 +45,7 @@ export function setProps(id, props) {
 export function colours() {
   const style = getComputedStyle(document.documentElement);
   const read = (name) => style.getPropertyValue(`--${name}`).trim();
-  const names = ["bg", "panel", "text", "muted", "faint", "line", "accent-text", "clip", "bad", "info", "ok", "proposed"];
+  const names = ["bg", "panel", "text", "muted", "faint", "line", "edge", "accent-text", "clip", "bad", "info", "ok", "proposed"];
   const found = Object.fromEntries(names.map((name) => [name, read(name)]));
   found.theme = document.documentElement.getAttribute("data-mantine-color-scheme") === "light" ? "light" : "dark";
   found.font = read("font");

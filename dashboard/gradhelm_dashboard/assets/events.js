@@ -16,6 +16,7 @@ const MOST = 300;
 export class Events {
   #events = new Map();
   #hidden = new Set();
+  #gaps = [];
   #asked = false;
 
   /** `jump(first, last)` shows those steps. */
@@ -32,9 +33,19 @@ export class Events {
     this.timer = setInterval(() => this.#times(), 5000);
   }
 
+  /** What is declared missing: [{first, last, open, title}]; open: up to wherever the run goes on. */
+  get gaps() {
+    return this.#gaps;
+  }
+
   /** New events, or old ones that grew: they keep their id. */
   add(events) {
     for (const event of events) this.#events.set(event.id, event);
+    this.#gaps = [...this.#events.values()].filter(({ kind }) => kind === "gap").map(({ first_step, last_step, count, text }) => {
+      const span = last_step > first_step ? `Steps ${numbers.count(first_step)} to ${numbers.count(last_step)}` : `Step ${numbers.count(first_step)}`;
+      if (count === 0) return { first: first_step, last: last_step, open: true, title: `From step ${numbers.count(first_step)} on: ${text}` };
+      return { first: first_step, last: last_step, open: false, title: `${span} missing: ${text}` };
+    });
     if (this.#events.size > MOST * 1.5) {
       const oldest = [...this.#events.keys()].sort((a, b) => a - b);
       for (const id of oldest.slice(0, this.#events.size - MOST)) this.#events.delete(id);

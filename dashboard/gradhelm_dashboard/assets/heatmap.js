@@ -39,7 +39,9 @@ export class Heatmap {
   }
 
   /**
-   * `view`: {levels, width, indexes, steps, stride, low, high, order, groups, names, relative, valueAt}.
+   * `view`: {levels, width, indexes, steps, stride, low, high, order, groups, names, gaps, relative, valueAt},
+   * and where several maps stand together {range: of the colours, height: at most, ticks: [{at, text}],
+   * where(k): words}, instead of what the map would find by itself.
    * Returns what the colour key should say.
    */
   draw(view, theme) {
@@ -51,7 +53,7 @@ export class Heatmap {
     const side = gutters(place.clientWidth);
     const ratio = devicePixelRatio || 1;
     const cssWidth = place.clientWidth;
-    const cssHeight = mapHeight(view.order.length, !side.narrow) + AXIS;
+    const cssHeight = Math.min(mapHeight(view.order.length, !side.narrow), view.height ?? Infinity) + AXIS;
     const canvas = this.#canvas;
     if (canvas.width !== Math.round(cssWidth * ratio) || canvas.height !== Math.round(cssHeight * ratio)) {
       canvas.width = Math.round(cssWidth * ratio);
@@ -99,6 +101,7 @@ export class Heatmap {
     ctx.clip();
     ctx.imageSmoothingEnabled = false;
     const perStep = plotWidth / Math.max(1, view.high - view.low);
+    this.#holes(ctx, view, theme, left, perStep, plotHeight);
     const from = left + (first * size - view.low) * perStep;
     this.#picture.draw(ctx, from, size * perStep, plotHeight);
     // One step is a pixel or less in most windows; one that is not finite must be seen all the same.
@@ -115,8 +118,30 @@ export class Heatmap {
       : { low: numbers.norm(heat.normOf(range[0])), high: numbers.norm(heat.normOf(range[1])), kind: "absolute" };
   }
 
+  /** What is declared missing is hatched, as on the chart. */
+  #holes(ctx, view, theme, left, perStep, height) {
+    ctx.strokeStyle = theme.edge;
+    ctx.lineWidth = 1;
+    for (const { first, last } of view.gaps) {
+      const from = left + (first - 0.5 - view.low) * perStep;
+      const width = Math.max(2, (last - first + 1) * perStep);
+      ctx.save();
+      ctx.beginPath();
+      ctx.rect(from, 0, width, height);
+      ctx.clip();
+      ctx.beginPath();
+      for (let x = from - height; x < from + width; x += 7) {
+        ctx.moveTo(x, height);
+        ctx.lineTo(x + height, 0);
+      }
+      ctx.stroke();
+      ctx.restore();
+    }
+  }
+
   /** Moves only when the data leave it, so that colours keep their meaning while one looks. */
   #range(view) {
+    if (view.range) return view.range;
     const now = performance.now();
     if (this.rangeOf === view.source && now - this.#rangeAge < CALM) return this.range;
     this.#rangeAge = now;
@@ -212,10 +237,11 @@ export class Heatmap {
     ctx.textAlign = "center";
     ctx.textBaseline = "alphabetic";
     const most = Math.max(2, Math.floor(plotWidth / 110));
-    for (const step of numbers.linearTicks(view.low, view.high, most)) {
-      if (!Number.isInteger(step)) continue;
-      const x = left + ((step - view.low) / Math.max(1, view.high - view.low)) * plotWidth;
-      ctx.fillText(numbers.count(step), x, plotHeight + 16);
+    const ticks = view.ticks ?? numbers.linearTicks(view.low, view.high, most).filter(Number.isInteger)
+      .map((at) => ({ at, text: numbers.count(at) }));
+    for (const { at, text } of ticks) {
+      const x = left + ((at - view.low) / Math.max(1, view.high - view.low)) * plotWidth;
+      ctx.fillText(text, x, plotHeight + 16);
     }
   }
 
@@ -279,7 +305,7 @@ export class Heatmap {
     const view = this.#view;
     this.on.cursor(cell.step);
     const value = view.valueAt(cell.k, cell.row);
-    const where = view.stride > 1 ? `steps ${numbers.count(cell.step)}–${numbers.count(cell.step + view.stride - 1)} · largest` : `step ${numbers.count(cell.step)} · norm`;
+    const where = view.where ? view.where(cell.k) : view.stride > 1 ? `steps ${numbers.count(cell.step)}–${numbers.count(cell.step + view.stride - 1)} · largest` : `step ${numbers.count(cell.step)} · norm`;
     this.#tip.replaceChildren(
       make("div", { class: "mono strong" }, view.names[cell.row] ?? ""),
       make("div", {}, value === null ? `${where.split(" ·")[0]} · no value` : `${where} ${numbers.norm(value)}`),

@@ -14,6 +14,13 @@ export function parse(name) {
   return { kind, depth: Number(parts[at]) };
 }
 
+/** A name without what all deep layers have in common: "transformer.h.11.mlp.fc.weight" → "11.mlp.fc.weight". */
+export function shortName(name) {
+  const parts = name.split(".");
+  const at = parts.findIndex((part) => /^\d+$/.test(part));
+  return at > 0 ? parts.slice(at).join(".") : name;
+}
+
 /**
  * Rows of the layer map: by kind of module, inside it in order of declaration, which is depth.
  * What stands alone (embeddings, heads) goes together at the top.
@@ -54,12 +61,49 @@ export function spread(rows, most) {
   return Array.from({ length: most }, (_, i) => rows[Math.round((i * (rows.length - 1)) / (most - 1))]);
 }
 
-/** Shares of the squared norm, largest first; null where the step holds no finite norm. */
-export function shares(values) {
-  let total = 0;
-  for (const value of values) if (Number.isFinite(value)) total += value * value;
-  if (!(total > 0)) return [];
-  return Array.from(values, (value, index) => ({ index, share: (value * value) / total }))
-    .filter(({ share }) => Number.isFinite(share))
-    .sort((a, b) => b.share - a.share);
+/** Mean squares of each layer's norms over the newest steps; one step alone would make a list jump about. */
+export function recentSquares(matrix, steps = 20) {
+  const squares = new Float64Array(matrix.rows);
+  for (let i = Math.max(0, matrix.length - steps); i < matrix.length; i++) {
+    const norms = matrix.normsOf(i);
+    for (let j = 0; j < norms.length; j++) if (Number.isFinite(norms[j])) squares[j] += norms[j] * norms[j];
+  }
+  return squares;
+}
+
+/**
+ * A test of names from what somebody typed: a part of the name, or /a regular expression/. `wrong`
+ * says what is wrong with the expression; then nothing matches.
+ */
+export function matcher(text) {
+  const wanted = text.trim();
+  const expression = /^\/(.+?)\/?$/.exec(wanted);
+  if (!expression) {
+    const part = wanted.toLowerCase();
+    return { match: (name) => name.toLowerCase().includes(part), wrong: null };
+  }
+  try {
+    const regular = new RegExp(expression[1], "i");
+    return { match: (name) => regular.test(name), wrong: null };
+  } catch (error) {
+    return { match: () => false, wrong: error.message.replace(/^Invalid regular expression: /, "") };
+  }
+}
+
+/**
+ * The layers in the order of a list: by "share" of the squared norm, "name", or "depth" (as they
+ * were declared); `grouped` by kind of module, of which the largest in this order comes first.
+ */
+export function ranked(names, squares, sort, grouped) {
+  const rows = names.map((_, row) => row);
+  if (sort === "share") rows.sort((a, b) => (squares[b] ?? 0) - (squares[a] ?? 0) || a - b);
+  if (sort === "name") rows.sort((a, b) => names[a].localeCompare(names[b], "en", { numeric: true }));
+  if (!grouped) return rows.map((row) => ({ row }));
+  const kinds = new Map();
+  for (const row of rows) {
+    const kind = parse(names[row]).kind ?? "";
+    if (!kinds.has(kind)) kinds.set(kind, []);
+    kinds.get(kind).push({ row, kind });
+  }
+  return [...kinds.values()].flat();
 }

@@ -1,9 +1,11 @@
 // Waits for Dash to put a page into the document, and brings it to life.
 
 import { getServer, signOut } from "./api.js";
+import { startCompare } from "./compare.js";
 import { $, connection, say } from "./dom.js";
 import { openRun, startRun } from "./run.js";
 import { startRuns } from "./runs.js";
+import { startSettings } from "./settings.js";
 
 window.gradhelm = { frames: 0, points: 0, drawn: 0, connected: false, lastStep: null };
 
@@ -30,6 +32,10 @@ function started() {
     startRun($("run-page").dataset.run, opening);
   } else if ($("runs-page")) {
     startRuns();
+  } else if ($("compare-page")) {
+    startCompare();
+  } else if ($("settings-page")) {
+    startSettings();
   } else if ($("missing-page")) {
     document.title = "Nothing here · gradhelm";
     connection("idle", "Connected");

@@ -61,6 +61,14 @@ export function ago(then, now) {
   return `${Math.floor(seconds / 86400)} days ago`;
 }
 
+/** How long it is until `then`, in milliseconds as `now`: "in 6 days", "in 3 h", "now". */
+export function until(then, now) {
+  const seconds = (then - now) / 1000;
+  if (seconds < 1) return "now";
+  for (const [size, word] of [[86400, "days"], [3600, "h"], [60, "min"]]) if (seconds >= 2 * size) return `in ${Math.round(seconds / size)} ${word}`;
+  return `in ${Math.ceil(seconds)} s`;
+}
+
 /** A short span: 182 ms, 2.4 s. */
 export function span(ms) {
   if (ms < 1000) return `${Math.round(ms)} ms`;

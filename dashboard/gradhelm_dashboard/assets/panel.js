@@ -1,60 +1,272 @@
-// The threshold panel: what is in force, what is proposed, what became of it. It shows the record
-// that the server keeps of a change, never a hope.
+// The threshold panel: joins what is in force, what is proposed, and what became of it.
 
-import { getHistory, putControl } from "./api.js";
-import { $, attribute, icon, make, say, setProps, show } from "./dom.js";
+import { getHistory, getServer, putControl } from "./api.js";
+import { Advice } from "./advice.js";
+import { Conditions } from "./conditions.js";
+import { Conflict } from "./conflict.js";
+import { Curve } from "./curve.js";
+import { $, icon, make, say, show } from "./dom.js";
+import { Effect } from "./effect.js";
+import { renderFate } from "./fate.js";
+import { Form } from "./form.js";
+import { Levers } from "./levers.js";
 import * as numbers from "./numbers.js";
-import { countClipped } from "./whatif.js";
-
-const WAITING = { pending: "Sent, waiting for the trainer", delivered: "Delivered, takes hold at the next step" };
+import { RuleNorms } from "./rulenorms.js";
+import { Steering } from "./steering.js";
+import { Versions } from "./versions.js";
+import { WayBack } from "./wayback.js";
 
 export class Panel {
-  control = null;
-  run = null;
+  /** The control history, newest first. */
+  versions = [];
   proposed = null;
   busy = false;
   #sent = null;
-  #slider = 0;
   #message = null;
-  #limits = "";
   #shownVersion = null;
-  #match = undefined;
 
   /**
    * `stream`: the optimizer whose rules are shown, null for the run's first.
-   * `on`: {norms() → last 500 norms, clipped() → how many of them were, proposed(value | null)}.
+   * `on`: {norms() → last 500 norms, clipped() → how many of them were, lastStep(), scalars(),
+   * proposed(value | null), steered() when there are other versions}.
    */
   constructor(id, stream, on) {
     this.id = id;
-    this.stream = stream;
     this.on = on;
+    this.steering = new Steering(stream);
+    const again = () => this.tick();
+    const propose = (value, source) => this.propose(value, source);
+    const send = (body) => this.#send(body);
+    this.norms = new RuleNorms(id, stream, { norms: on.norms, clipped: on.clipped, again });
+    this.form = new Form(propose);
+    this.curve = new Curve(id, stream, { propose: (value) => propose(value, "curve"), again });
+    this.conditions = new Conditions({ lastStep: on.lastStep, apply: () => this.apply(), changed: () => this.render() });
+    this.advice = new Advice(id, stream, { propose: (value) => propose(value, "advice"), rule: () => this.rule, closed: () => this.steering.why !== null });
+    this.levers = new Levers({ send, reason: () => this.form.reason, tell: (tone, text) => this.#tell(tone, text) });
+    this.wayBack = new WayBack({ send });
+    this.effect = new Effect(id, stream, { lastStep: on.lastStep, scalars: on.scalars });
+    this.history = new Versions();
+    this.conflict = new Conflict();
     this.refreshHistory();
+    getServer().then(({ user }) => {
+      this.steering.user = user;
+      this.render();
+    }, () => null); // a change that is not allowed is refused with its reason anyhow
   }
 
-  /** The rules of the optimizer that is shown: one for all parameters, or one for each pattern. */
+  get control() {
+    return this.steering.control;
+  }
+
   get rules() {
-    return (this.control?.rules ?? []).filter((rule) => rule.stream === this.stream);
+    return this.steering.rules;
   }
 
-  /** The one that is being steered. */
   get rule() {
-    const { rules } = this;
-    return rules.find((rule) => rule.match === this.#match) ?? rules.find((rule) => rule.threshold_name) ?? rules[0] ?? null;
+    return this.steering.rule;
+  }
+
+  get applied() {
+    return this.steering.applied;
   }
 
   get name() {
-    return this.rule?.threshold_name ?? null;
+    return this.steering.name;
   }
 
-  /** The value in force, as the trainer reported it. */
-  get applied() {
-    return this.rule?.applied?.[this.name] ?? this.run?.threshold ?? this.rule?.coded?.[this.name] ?? null;
+  setRun(run) {
+    this.steering.run = run;
+    this.render();
+  }
+
+  setControl(control) {
+    const before = this.control;
+    if (before && control.version < before.version) return;
+    const edited = before !== null && this.#edited();
+    this.steering.control = control;
+    if (this.#sent && control.status === "applied" && control.version >= this.#sent.version && !this.#sent.took) {
+      this.#sent.took = performance.now() - this.#sent.at;
+    }
+    const changed = !before || before.version !== control.version || before.status !== control.status;
+    if (changed) {
+      // Somebody else's change must not overwrite what is being typed.
+      const fresh = control.version !== this.#shownVersion;
+      if (fresh ? this.#mine() || !edited : control.status === "reverted" && !edited) this.reset();
+      this.#shownVersion = control.version;
+      if (control.status !== "pending" && this.#mine()) this.#message = null;
+      this.refreshHistory();
+    }
+    this.render();
+  }
+
+  #mine() {
+    return this.#sent !== null && this.control.version === this.#sent.version;
+  }
+
+  /** Whether something is typed that is not what was asked for. */
+  #edited() {
+    const { target } = this.steering;
+    return target !== null && (this.proposed === null || Math.fround(this.proposed) !== Math.fround(target));
+  }
+
+  get #forSomeSteps() {
+    return Number.isInteger(this.control.applied.until);
+  }
+
+  #differs() {
+    return this.proposed !== null && this.proposed > 0 && Math.fround(this.proposed) !== Math.fround(this.applied ?? NaN);
   }
 
   /** Another rule is to be steered. */
   choose(match) {
-    this.#match = match;
+    this.steering.choose(match);
     this.reset();
+    this.tick();
+  }
+
+  propose(value, source) {
+    this.proposed = source === "curve" || source === "advice" ? this.#inside(value) : value;
+    this.#message = null;
+    this.form.set(this.proposed, source);
+    this.on.proposed(this.#differs() && this.steering.isDrawn ? this.proposed : null);
+    this.render();
+  }
+
+  #inside(value) {
+    const { limit } = this.steering;
+    return limit ? Math.min(limit.max, Math.max(limit.min, value)) : value;
+  }
+
+  /** Back to what was asked for last. */
+  reset() {
+    this.conflict.close();
+    this.propose(tidy(this.steering.target), "reset");
+  }
+
+  apply() {
+    const value = this.form.typed;
+    if (this.steering.why !== null || this.busy) return;
+    const { limit } = this.steering;
+    if (value === null) return this.#tell("bad", "Type a number first.");
+    if (Number.isNaN(value)) return this.#tell("bad", "That is not a number. Write it like 0.5 or 5e-4.");
+    if (limit && (value < limit.min || value > limit.max)) {
+      return this.#tell("bad", `The trainer accepts ${numbers.threshold(limit.min)} to ${numbers.threshold(limit.max)}.`);
+    }
+    const conditions = this.conditions.body();
+    if (conditions === null) return;
+    // With conditions it is another change, although the value is the same.
+    if (value === this.steering.target && !Object.keys(conditions).length && !this.#forSomeSteps) {
+      return this.#tell("info", `${numbers.threshold(value)} is what the run has already.`);
+    }
+    this.proposed = value;
+    const { match, stream } = this.rule;
+    return this.#send({ [this.name]: value, match, stream, reason: this.form.reason, ...conditions });
+  }
+
+  async #send(body) {
+    if (this.busy) return;
+    this.busy = true;
+    this.#message = null;
+    this.conflict.close();
+    const at = performance.now();
+    this.render();
+    try {
+      const answer = await putControl(this.id, this.control.version, body);
+      this.#sent = { version: answer.version, at, took: null };
+      this.form.forgetReason();
+      this.conditions.clear();
+      this.busy = false;
+      // The socket may have told of its fate before this answer came.
+      if (this.control.version < answer.version) this.setControl(answer);
+      else this.setControl({ ...this.control });
+    } catch (error) {
+      this.busy = false;
+      this.#refused(error, body);
+    }
+    this.render();
+  }
+
+  #refused(error, body) {
+    if (error.status === 412 && error.details.current) {
+      this.#outdone(error.details.current, body);
+    } else if (error.status === 422) {
+      const limit = error.details.limits?.[this.name];
+      const range = limit ? ` Accepted: ${numbers.threshold(limit.min)} to ${numbers.threshold(limit.max)}.` : "";
+      this.#tell("bad", `${error.message}${range}`);
+    } else {
+      this.#tell("bad", error.message);
+    }
+  }
+
+  /** Somebody else was quicker than `body`. */
+  #outdone(current, body) {
+    this.#shownVersion = current.version;
+    this.steering.control = current;
+    const own = this.name in body;
+    const theirs = numbers.threshold(this.rule?.desired?.[this.name]);
+    this.#tell("bad", own ? `Somebody set it to ${theirs} meanwhile.` : "Somebody changed the run's control meanwhile.");
+    this.conflict.open({
+      theirs,
+      mine: own ? numbers.threshold(body[this.name]) : said(body),
+      mineAction: own ? "Apply mine" : "Send mine again",
+      keep: () => this.reset(),
+      // What was typed since is what counts.
+      replace: () => (own ? this.apply() : this.#send(body)),
+    });
+    this.refreshHistory();
+  }
+
+  #tell(tone, text) {
+    this.#message = { tone, text };
+    this.render();
+  }
+
+  render() {
+    if (!$("threshold-card") || !this.control) return;
+    const { control, steering } = this;
+    const { why } = steering;
+    this.#choices();
+    const closed = $("threshold-closed");
+    show(closed, why !== null && why !== "");
+    if (why && closed.dataset.text !== why) {
+      closed.dataset.text = why;
+      closed.replaceChildren(icon("lock"), make("span", {}, why));
+    }
+    show("threshold-form", why === null);
+    $("threshold-card").classList.toggle("is-closed", why !== null);
+    say("threshold-kind", this.name ?? "");
+    show("threshold-kind", this.name !== null);
+    say("threshold-applied", numbers.threshold(this.applied));
+    const differs = this.#differs();
+    say("threshold-proposed", numbers.threshold(this.proposed || null));
+    $("threshold-proposed").classList.toggle("active", differs);
+    $("threshold-proposed").parentElement.hidden = why !== null;
+    $("threshold-card").querySelector(".from-to > .icon").hidden = why !== null;
+    this.form.limit(steering.limit, steering.extent, control.factor);
+    const edited = this.#edited();
+    // What is in force for some steps only can be kept by asking for it once more.
+    const keeps = !edited && !this.conditions.any && this.#forSomeSteps;
+    say("threshold-apply", keeps ? "Keep for good" : "Apply to run");
+    this.form.buttons((edited || keeps || this.conditions.any) && !this.busy, edited);
+    this.levers.render(control, steering.closed !== null);
+    this.wayBack.render(control, this.versions, steering.closed !== null || this.busy);
+    this.advice.render();
+    this.tick();
+  }
+
+  /** What moves with every step: what would have been clipped, countdowns, the comparison. */
+  tick() {
+    const { control, steering } = this;
+    if (!$("threshold-card") || !control) return;
+    const open = steering.why === null;
+    const found = steering.byNorm ? this.norms.of(this.rule) : { norms: [], clipped: 0 };
+    const proposed = open && this.#differs() ? this.proposed : null;
+    this.form.whatIf({ norms: found.norms, now: found.clipped, applied: this.applied, proposed });
+    this.curve.render({ norms: found.norms, extent: steering.extent, applied: this.applied, proposed, open, rule: this.rule });
+    const mine = this.#mine() || (this.#sent && control.version > this.#sent.version);
+    renderFate(control, { busy: this.busy, message: this.#message, took: mine ? this.#sent.took : null, last: this.on.lastStep(), whose: this.#ofWhom() });
+    this.effect.render(this.versions);
+    this.history.tick();
   }
 
   /** The choice of the rule, where there are several. */
@@ -71,276 +283,10 @@ export class Panel {
     if (place && rules.length > 1) place.value = String(rules.indexOf(this.rule));
   }
 
-  setRun(run) {
-    this.run = run;
-    this.render();
-  }
-
-  setControl(control) {
-    const before = this.control;
-    if (before && control.version < before.version) return;
-    this.control = control;
-    if (this.#sent && control.status === "applied" && control.version >= this.#sent.version && !this.#sent.took) {
-      this.#sent.took = performance.now() - this.#sent.at;
-    }
-    const changed = !before || before.version !== control.version || before.status !== control.status;
-    if (changed) {
-      if (!this.#mine(control) && before && this.#edited(before)) {
-        // Somebody else's change must not overwrite what is being typed.
-        this.#message ??= null;
-      } else if (control.version !== this.#shownVersion) {
-        this.reset();
-      }
-      this.#shownVersion = control.version;
-      if (control.status !== "pending" && this.#mine(control)) this.#message = null;
-      this.refreshHistory();
-    }
-    this.render();
-  }
-
-  #mine(control) {
-    return this.#sent !== null && control.version === this.#sent.version;
-  }
-
-  #edited(control) {
-    const value = ruleIn(control, this.rule)?.desired?.[this.name];
-    return this.proposed !== null && value !== undefined && this.proposed !== value;
-  }
-
-  /** The slider or the input moved. */
-  changed(id, value) {
-    if (id === "threshold-slider") {
-      if (typeof value !== "number" || Math.abs(value - this.#slider) < 1e-9) return;
-      this.#slider = value;
-      this.#propose(numbers.fromSlider(value), "slider");
-    } else if (id === "threshold-input" && value !== undefined && value !== null) {
-      const number = value === "" ? null : Number(value);
-      if (number === this.proposed || Number.isNaN(number)) return;
-      this.#propose(number, "input");
-    }
-  }
-
-  #propose(value, source) {
-    this.proposed = value;
-    this.#message = null;
-    if (source !== "input") setProps("threshold-input", { value: value ?? "", step: stepOf(value) });
-    else setProps("threshold-input", { step: stepOf(value) });
-    if (source !== "slider" && value > 0) {
-      this.#slider = Math.round(numbers.toSlider(value) * 100) / 100;
-      setProps("threshold-slider", { value: this.#slider });
-    }
-    this.on.proposed(this.#differs() && this.#isDrawn() ? value : null);
-    this.render();
-  }
-
-  /** Whether the value stands in the chart as the threshold: a percentile, say, does not. */
-  #isDrawn() {
-    return ["max_norm", "clip_value"].includes(this.name) && this.rule.match === null;
-  }
-
-  #differs() {
-    return this.proposed !== null && this.proposed > 0 && Math.fround(this.proposed) !== Math.fround(this.applied ?? NaN);
-  }
-
-  /** Back to what was asked for last. */
-  reset() {
-    this.#message = null;
-    const desired = this.control?.status === "rejected" ? undefined : this.rule?.desired?.[this.name];
-    this.#propose(tidy(desired ?? this.applied), "reset");
-  }
-
-  async apply() {
-    const field = $("threshold-input");
-    const typed = field?.tagName === "INPUT" ? field.value : field?.querySelector("input")?.value;
-    // The field itself, and not what has come through from it: Enter may be faster.
-    const value = typed === undefined || typed === "" ? null : Number(typed);
-    if (this.#why() !== null || this.busy) return;
-    const limit = this.rule.limits?.[this.name];
-    if (value === null || Number.isNaN(value)) return this.#tell("bad", "Type a number first.");
-    if (limit && (value < limit.min || value > limit.max)) {
-      return this.#tell("bad", `The trainer accepts ${numbers.threshold(limit.min)} to ${numbers.threshold(limit.max)}.`);
-    }
-    const desired = this.rule.desired?.[this.name];
-    if (value === desired && this.control.status !== "rejected") {
-      return this.#tell("info", `${numbers.threshold(value)} is what the run has already.`);
-    }
-    this.proposed = value;
-    this.busy = true;
-    this.#message = null;
-    const at = performance.now();
-    this.render();
-    try {
-      const reason = (window.gradhelmControls.get("threshold-reason") ?? $("threshold-reason")?.value ?? "").trim().slice(0, 500);
-      const answer = await putControl(this.id, this.control.version, this.rule, { [this.name]: value }, reason);
-      this.#sent = { version: answer.version, at, took: null };
-      setProps("threshold-reason", { value: "" });
-      this.busy = false;
-      // The socket may have told of its fate before this answer came.
-      if (this.control.version < answer.version) this.setControl(answer);
-      else this.setControl({ ...this.control });
-    } catch (error) {
-      this.busy = false;
-      this.#refused(error, value);
-    }
-    this.render();
-  }
-
-  #refused(error, value) {
-    if (error.status === 412 && error.details.current) {
-      const current = error.details.current;
-      this.#shownVersion = current.version;
-      this.control = current;
-      this.proposed = value;
-      const now = numbers.threshold(this.rule?.desired?.[this.name]);
-      this.#tell("bad", `Somebody set it to ${now} meanwhile. Apply again to replace that by ${numbers.threshold(value)}.`);
-      this.refreshHistory();
-    } else if (error.status === 422) {
-      const limit = error.details.limits?.[this.name];
-      const range = limit ? ` Accepted: ${numbers.threshold(limit.min)} to ${numbers.threshold(limit.max)}.` : "";
-      this.#tell("bad", `${error.message}${range}`);
-    } else {
-      this.#tell("bad", error.message);
-    }
-  }
-
-  #tell(tone, text) {
-    this.#message = { tone, text };
-    this.render();
-  }
-
-  /** Why nothing can be changed, null if it can. */
-  #why() {
-    const { control, run } = this;
-    if (!control || !run) return "";
-    if (["finished", "failed", "stopped"].includes(run.status)) {
-      return `This run has ${{ finished: "finished", failed: "failed", stopped: "been stopped" }[run.status]}; its threshold can no longer move.`;
-    }
-    if (!this.name) {
-      return sentence(control.why_read_only) ?? "This run has no threshold of its own that could be moved.";
-    }
-    if (control.read_only) return sentence(control.why_read_only) ?? "The trainer does not let the threshold be moved.";
-    return null;
-  }
-
-  render() {
-    if (!$("threshold-card") || !this.control) return;
-    const why = this.#why();
-    this.#choices();
-    const closed = $("threshold-closed");
-    show(closed, why !== null && why !== "");
-    if (why && closed.dataset.text !== why) {
-      closed.dataset.text = why;
-      closed.replaceChildren(icon("lock"), make("span", {}, why));
-    }
-    show("threshold-form", why === null);
-    $("threshold-card").classList.toggle("is-closed", why !== null);
-    say("threshold-kind", this.name ?? "");
-    show("threshold-kind", this.name !== null);
-    say("threshold-applied", numbers.threshold(this.applied));
-    const differs = this.#differs();
-    say("threshold-proposed", numbers.threshold(this.proposed));
-    $("threshold-proposed").classList.toggle("active", differs);
-    $("threshold-proposed").parentElement.hidden = why !== null;
-    $("threshold-card").querySelector(".from-to > .icon").hidden = why !== null;
-    this.#setLimits();
-    const apply = $("threshold-apply");
-    const idle = !differs || this.busy;
-    apply.classList.toggle("idle", idle);
-    attribute(apply, "aria-disabled", idle ? "true" : "false");
-    attribute("threshold-reset", "aria-disabled", this.#edited(this.control) ? "false" : "true");
-    $("threshold-reset").classList.toggle("idle", !this.#edited(this.control));
-    if (why === null) this.whatIf();
-    this.#status();
-  }
-
-  #setLimits() {
-    const limit = this.rule?.limits?.[this.name];
-    const key = JSON.stringify([limit, this.control.factor]);
-    if (!limit || key === this.#limits || !window.dash_clientside?.set_props) return;
-    this.#limits = key;
-    const low = Math.log10(limit.min > 0 ? limit.min : limit.max / 1e4);
-    const high = Math.log10(limit.max);
-    const marks = [];
-    const decades = [];
-    for (let e = Math.ceil(low - 1e-9); e <= high + 1e-9; e++) decades.push(e);
-    const every = Math.ceil(decades.length / 5);
-    for (const e of decades) if ((e - decades[0]) % every === 0) marks.push({ value: e, label: numbers.tick(Number(`1e${e}`)) });
-    setProps("threshold-slider", { min: round(low), max: round(high), marks });
-    const factor = this.control.factor ? `, at most × ${this.control.factor} at a time` : "";
-    setProps("threshold-input", {
-      label: `Exact value, ${numbers.threshold(limit.min)} to ${numbers.threshold(limit.max)}${factor}`,
-    });
-  }
-
-  /** The sentence and the bars under the slider; called as new steps come in, too. */
-  whatIf() {
-    const place = $("whatif");
-    if (!place) return;
-    // The norms at hand are those of all parameters together.
-    const norms = this.name === "max_norm" && this.rule.match === null ? this.on.norms() : [];
-    show(place, norms.length > 0);
-    if (!norms.length) return;
-    const now = this.on.clipped();
-    const of = norms.length;
-    const differs = this.#differs();
-    const then = differs ? countClipped(norms, this.proposed) : now;
-    const key = [differs ? this.proposed : null, then, now, of, this.applied].join();
-    if (place.dataset.key === key) return;
-    place.dataset.key = key;
-    const steps = of === 1 ? "step" : `${of} steps`;
-    const bold = (text) => make("b", {}, String(text));
-    if (differs) {
-      $("whatif-text").replaceChildren(
-        bold(numbers.threshold(this.proposed)), " would have clipped ", bold(then), ` of the last ${steps}, instead of `, bold(now), ".",
-      );
-    } else {
-      $("whatif-text").replaceChildren("Move the slider to see how another threshold would have treated the recent steps.");
-    }
-    const bar = (value, clipped, tone) => {
-      const fill = make("div", { class: tone });
-      fill.style.width = `${(100 * clipped) / of}%`;
-      return make("div", { class: "whatif-bar" },
-        make("span", { class: "muted" }, `At ${numbers.threshold(value)}`),
-        make("div", { class: "bar" }, fill),
-        make("span", { class: "num" }, numbers.percent(clipped / of)));
-    };
-    const bars = [bar(this.applied, now, "clip")];
-    if (differs) bars.push(bar(this.proposed, then, "accent"));
-    $("whatif-bars").replaceChildren(...bars);
-  }
-
-  #status() {
-    const place = $("threshold-status");
-    if (!place) return;
-    const { status, applied, version, why } = this.control;
-    const mine = this.#mine(this.control) || (this.#sent && version > this.#sent.version);
-    let tone = "";
-    let text = "";
-    let symbol = "info";
-    let step = null;
-    if (this.busy) [tone, text, symbol] = ["wait", "Sending…", "clock"];
-    else if (this.#message) [tone, text, symbol] = [this.#message.tone, this.#message.text, this.#message.tone === "bad" ? "triangle-alert" : "info"];
-    else if (WAITING[status] && version > 0) [tone, text, symbol] = ["wait", WAITING[status], "clock"];
-    else if (status === "rejected") [tone, text, symbol] = ["bad", `Refused by the trainer: ${why ?? "no reason given"}`, "circle-x"];
-    else if (status === "applied" && applied && version > 0) {
-      step = applied.step;
-      const took = mine && this.#sent?.took ? `, ${numbers.span(this.#sent.took)}` : "";
-      [tone, text, symbol] = ["ok", `Applied at step ${numbers.count(step)}${this.#ofWhom()}${took}`, "circle-check"];
-    } else if (version > 0 && status !== "applied") [tone, text] = ["info", `Last change: ${status}`];
-    const key = [tone, text].join();
-    attribute(place, "data-step", step === null ? null : String(step));
-    attribute(place, "data-status", status);
-    if (place.dataset.key === key) return;
-    place.dataset.key = key;
-    place.className = tone;
-    if (text) place.replaceChildren(icon(symbol), make("span", {}, text));
-    else place.replaceChildren();
-  }
-
   /** Whose step a change took hold at, where that is not plain. */
   #ofWhom() {
     const { stream } = this.control;
-    return stream === this.stream || stream === undefined ? "" : ` of ${stream ?? this.run?.streams?.[0]?.name}`;
+    return stream === this.steering.stream || stream === undefined ? "" : ` of ${stream ?? this.steering.run?.streams?.[0]?.name}`;
   }
 
   async refreshHistory() {
@@ -350,31 +296,19 @@ export class Panel {
     } catch {
       return;
     }
-    const place = $("threshold-history");
-    if (!place) return;
-    const value = (values) => numbers.threshold(Object.values(values ?? {})[0]);
-    place.replaceChildren(...versions.slice(0, 6).map((entry) =>
-      make("div", { class: `history ${entry.status}`, title: entry.why ?? null },
-        make("span", { class: "num faint" }, entry.step === null || entry.step === undefined ? entry.status : numbers.count(entry.step)),
-        make("span", { class: "change" }, `${value(entry.from)} → `, make("b", {}, value(entry.to)),
-          entry.match || entry.stream ? make("span", { class: "mono faint" }, ` ${[entry.stream, entry.match].filter(Boolean).join(" ")}`) : null),
-        make("span", { class: "faint author" }, entry.author ?? ""),
-        entry.reason || (entry.status === "rejected" && entry.why)
-          ? make("span", { class: "reason faint" }, entry.status === "rejected" ? entry.why : entry.reason) : null)));
+    this.versions = versions;
+    this.on.steered();
+    this.history.render(versions, this.control?.rules ?? []);
+    this.conflict.tell(versions[0]);
+    this.render();
   }
 }
 
-const ruleIn = (control, like) => control.rules?.find((rule) => rule.match === like?.match && rule.stream === like?.stream);
-const round = (value) => Math.round(value * 100) / 100;
 const tidy = (value) => (typeof value === "number" ? Number(value.toPrecision(6)) : null);
 
-function sentence(text) {
-  if (!text) return null;
-  const full = text[0].toUpperCase() + text.slice(1);
-  return /[.!?]$/.test(full) ? full : `${full}.`;
-}
-
-/** One press of the arrow moves the second figure: about a hundredth to a tenth. */
-function stepOf(value) {
-  return value > 0 ? Number(`1e${Math.floor(Math.log10(value)) - 1}`) : 0.01;
+/** A change that is not one of the threshold, in a few words. */
+function said({ lr_factor: factor, stop, roll_back_to: version }) {
+  if (factor !== undefined) return `learning rates × ${numbers.threshold(factor)}`;
+  if (stop !== undefined) return stop ? "stop" : "no stop";
+  return version === 0 ? "as coded" : `back to version ${version}`;
 }

@@ -3,7 +3,7 @@
 // History is asked for when the socket has said hello, so that nothing falls between the two;
 // frames that come meanwhile wait, so that steps are appended in order.
 
-import { getHeatmap, getParameters, getSeries } from "./api.js";
+import { getHeatmap, getParameters, getSeries, getServer } from "./api.js";
 import { frameHeader, readFrame } from "./bytes.js";
 import { Live } from "./live.js";
 import { Matrix, capacityFor } from "./matrix.js";
@@ -12,7 +12,11 @@ import { Matrix, capacityFor } from "./matrix.js";
 export const SCALARS = ["global_norm", "threshold", "clipped", "nonfinite"];
 /** Shown too where the training script logs it. */
 const LOSS = "loss";
+/** Logged by the script or told by the clip: a number for each step, of which one can have a lane. */
+const NUMBERS = ["log", "scalar"];
 const PATIENCE = 2000;
+/** The code that a socket is closed with when what let it in does so no more; see docs/protocol.md. */
+const UNAUTHORIZED = 4401;
 
 export class Stream {
   names = [];
@@ -30,6 +34,7 @@ export class Stream {
   #waiting = null;
   #ranges = [];
   #widen = false;
+  #wanted = new Set(SCALARS);
 
   /**
    * `optimizer`: the name of the one that is shown, null for the run's first.
@@ -39,22 +44,55 @@ export class Stream {
     this.id = id;
     this.optimizer = optimizer;
     this.on = on;
-    this.live = new Live(id, {
+    new Live(id, {
       message: (message) => this.#message(message),
       frame: (buffer) => this.#frame(buffer),
-      state: (state, attempt) => {
+      state: (state, attempt, code) => {
         if (state !== "open") {
           this.hello = false;
           this.#layouts.clear();
         }
         this.state = state;
         on.state(state, attempt);
+        if (state === "closed") this.#stillIn(code);
       },
     });
   }
 
-  close() {
-    this.live.close();
+  /** Whoever may not look any more is led to the login page by the answer, or sees what is left. */
+  async #stillIn(code) {
+    try {
+      await getServer();
+    } catch {
+      return;
+    }
+    if (code === UNAUTHORIZED) location.reload();
+  }
+
+  /** The scalars there are for the optimizer that is shown, as they are asked for. */
+  get scalars() {
+    const own = [...this.#columns.values()].filter((column) => NUMBERS.includes(column.kind) && this.#own(column));
+    return own.map(({ name, kind }) => (kind === "log" ? name : this.#plain(name)));
+  }
+
+  /** Whether something is measured of each layer besides its norm, such as "update_ratio". */
+  measured(block) {
+    return [...this.#columns.values()].some((column) => column.kind === "detail" && this.#plain(column.name).startsWith(`${block}/`) && this.#own(column));
+  }
+
+  /** Brings scalars that the page did not need so far, of the steps at hand; later ones come by themselves. */
+  async want(names) {
+    const { matrix } = this;
+    const missing = names.filter((name) => !this.#wanted.has(name) && this.scalars.includes(name));
+    for (const name of missing) this.#wanted.add(name);
+    if (!missing.length || !matrix.length) return;
+    try {
+      const series = await getSeries(this.id, missing, { first: matrix.firstStep, last: matrix.lastStep, points: 4096, stream: this.optimizer });
+      this.#takeSeries(series, missing);
+    } catch {
+      for (const name of missing) this.#wanted.delete(name);
+    }
+    this.on.change();
   }
 
   #message(message) {
@@ -137,14 +175,19 @@ export class Stream {
     if (first === undefined && known !== null && from > this.run.last_step) return;
     if (last !== undefined && last - from >= room) from = last - room + 1;
     const range = { first: from, last, points: 4096, stream: this.optimizer };
-    const logged = !this.optimizer && [...this.#columns.values()].some((column) => column.name === LOSS);
-    const scalars = logged ? [...SCALARS, LOSS] : SCALARS;
+    if (!this.optimizer && this.scalars.includes(LOSS)) this.#wanted.add(LOSS);
+    const scalars = [...this.#wanted];
     const [series, picture] = await Promise.all([
       getSeries(this.id, scalars, range),
       this.names.length ? getHeatmap(this.id, range) : null,
     ]);
+    this.#takeSeries(series, scalars);
+    if (picture) this.#takePicture(picture);
+  }
+
+  #takeSeries(series, names) {
     const { matrix } = this;
-    for (const name of scalars) {
+    for (const name of names) {
       const column = series.columns[name];
       if (!column) continue;
       const values = series.stride === 1 ? column.mean : name === "clipped" ? column.max : column.mean;
@@ -154,7 +197,6 @@ export class Stream {
         if (row >= 0) matrix.scalar(name).bits[row] = bits[i];
       }
     }
-    if (picture) this.#takePicture(picture);
   }
 
   #takePicture({ rows, buckets, origin, stride, bits }) {

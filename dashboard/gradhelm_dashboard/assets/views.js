@@ -10,39 +10,62 @@ export function following(firstStep, lastStep, wanted) {
   return { low, high: Math.max(lastStep, low + Math.min(wanted, 60) - 1) };
 }
 
-const number = (column, i) => (!column || column.bits[i] === MISSING ? undefined : column.values[i]);
 const finite = (value) => (value !== undefined && Number.isFinite(value) ? value : null);
 
-/** Chart data for steps `low`…`high` of the matrix; `rows` are the layers to draw. */
-export function fromMatrix(matrix, low, high, rows) {
+/** Chart data for steps `low`…`high` of the matrix; `rows` are the layers to draw, `lanes` scalars beside them. */
+export function fromMatrix(matrix, low, high, rows, lanes = []) {
   const from = matrix.find(low);
   const to = matrix.find(high + 1);
   const usual = usualDistance(matrix.steps, Math.max(from, to - 200), to);
-  const get = (name) => matrix.scalars.get(name);
-  const [norm, threshold, clip, bad] = ["global_norm", "threshold", "clipped", "nonfinite"].map(get);
-  const data = empty(rows.length);
+  // Drawn ten times a second: column by column, over the rows of the matrix (-1: a hole).
+  const [x, at] = [[], []];
   for (let i = from; i < to; i++) {
     const step = matrix.steps[i];
-    if (i > from && isHole(step - matrix.steps[i - 1], usual)) hole(data, matrix.steps[i - 1] + usual);
-    const value = number(norm, i);
-    data.x.push(step);
-    data.global.push(finite(value));
-    data.threshold.push(finite(number(threshold, i)));
-    data.clipped.push(number(clip, i) > 0 ? 1 : 0);
-    data.nonfinite.push((value !== undefined && !Number.isFinite(value)) || number(bad, i) > 0);
-    for (let j = 0; j < rows.length; j++) {
-      const at = i * matrix.rows + rows[j];
-      data.lines[j].push(matrix.bits[at] === MISSING ? null : finite(matrix.norms[at]));
+    if (i > from && isHole(step - matrix.steps[i - 1], usual)) {
+      x.push(matrix.steps[i - 1] + usual);
+      at.push(-1);
     }
+    x.push(step);
+    at.push(i);
+  }
+  const { rows: width, norms } = matrix;
+  const scalar = (name) => matrix.scalars.get(name) ?? NOTHING;
+  const column = (values, first, by) => {
+    const found = new Array(at.length);
+    for (let k = 0; k < at.length; k++) {
+      // What is missing is a NaN, too.
+      const value = at[k] < 0 ? NaN : values[first + at[k] * by];
+      found[k] = value - value === 0 ? value : null;
+    }
+    return found;
+  };
+  const finites = (name) => column(scalar(name).values, 0, 1);
+  const norm = scalar("global_norm");
+  const bad = scalar("nonfinite");
+  const data = {
+    x,
+    global: finites("global_norm"),
+    threshold: finites("threshold"),
+    clipped: finites("clipped").map((value) => (value > 0 ? 1 : 0)),
+    nonfinite: [],
+    lines: rows.map((row) => column(norms, row, width)),
+    lanes: lanes.map(finites),
+  };
+  for (let k = 0; k < at.length; k++) {
+    const i = at[k];
+    data.nonfinite.push(i >= 0 && (bad.values[i] > 0 || (data.global[k] === null && norm !== NOTHING && norm.bits[i] !== MISSING)));
   }
   return { ...data, low, high, stride: 1, band: null, changes: changes(data) };
 }
 
-/** The same from the rollups of `series`; `names` are the columns of the layers to draw. */
-export function fromSeries(series, names) {
+/** A scalar that the run does not have. */
+const NOTHING = { values: new Float32Array(0), bits: new Uint32Array(0) };
+
+/** The same from the rollups of `series`; `names` are the layers to draw. */
+export function fromSeries(series, names, lanes = []) {
   const { columns, stride } = series;
   const norm = columns.global_norm ?? { step: [] };
-  const data = empty(names.length);
+  const data = empty(names.length, lanes.length);
   const at = new Map();
   const usual = Math.max(stride, usualDistance(norm.step, 0, norm.step.length));
   const band = { min: [], max: [] };
@@ -60,7 +83,7 @@ export function fromSeries(series, names) {
     data.threshold.push(null);
     data.clipped.push(0);
     data.nonfinite.push(stride === 1 ? !Number.isFinite(norm.mean[i]) : norm.nonfinite[i] > 0);
-    for (const line of data.lines) line.push(null);
+    for (const line of [...data.lines, ...data.lanes]) line.push(null);
   }
   const put = (name, act) => {
     const column = columns[name];
@@ -70,6 +93,7 @@ export function fromSeries(series, names) {
   put("clipped", (k, column, i) => (data.clipped[k] = finite(column.mean[i]) ?? 0));
   put("nonfinite", (k, column, i) => (data.nonfinite[k] ||= column.max[i] > 0));
   names.forEach((name, j) => put(`norm/${name}`, (k, column, i) => (data.lines[j][k] = finite(column.mean[i]))));
+  lanes.forEach((name, j) => put(name, (k, column, i) => (data.lanes[j][k] = finite(column.mean[i]))));
   return {
     ...data, low: series.first, high: series.last, stride, band: stride > 1 ? band : null,
     // Inside a bucket the mean of two thresholds is neither of them: no mark there.
@@ -77,8 +101,9 @@ export function fromSeries(series, names) {
   };
 }
 
-function empty(lines) {
-  return { x: [], global: [], threshold: [], clipped: [], nonfinite: [], lines: Array.from({ length: lines }, () => []) };
+function empty(lines, lanes) {
+  const lists = (length) => Array.from({ length }, () => []);
+  return { x: [], global: [], threshold: [], clipped: [], nonfinite: [], lines: lists(lines), lanes: lists(lanes) };
 }
 
 function hole(data, step) {
@@ -87,7 +112,24 @@ function hole(data, step) {
   data.threshold.push(null);
   data.clipped.push(0);
   data.nonfinite.push(false);
-  for (const line of data.lines) line.push(null);
+  for (const line of [...data.lines, ...data.lanes]) line.push(null);
+}
+
+/**
+ * An exponential average that gives the past the weight `weight`, in which the first values count as
+ * much as later ones (the bias of a start at zero is divided out). Holes stay, and are passed over.
+ * `geometric`: of the logarithms, as a logarithmic axis shows them; one spike weighs less there.
+ */
+export function smoothed(values, weight, geometric = false) {
+  if (!weight) return values;
+  const [into, back] = geometric ? [Math.log, Math.exp] : [Number, Number];
+  let [sum, share] = [0, 0];
+  return values.map((value) => {
+    if (value === null || (geometric && !(value > 0))) return null;
+    sum = weight * sum + (1 - weight) * into(value);
+    share = weight * share + (1 - weight);
+    return back(sum / share);
+  });
 }
 
 /** The steps at which the threshold became another; adaptive ones move at each step and get none. */

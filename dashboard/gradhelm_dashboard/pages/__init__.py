@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from dash.development.base_component import Component
 
-from . import missing, run, runs
+from . import compare, missing, run, runs, settings
 
 _RUN = re.compile(r"/runs/([^/]+)/?")
 
@@ -17,10 +17,14 @@ def tables(pathname: str) -> bool:
     return pathname in ("/", "/runs", "/runs/")
 
 
-def page_for(pathname: str) -> Component:
-    """The page at ``pathname``."""
+def page_for(pathname: str, search: str = "") -> Component:
+    """The page at ``pathname``; ``search`` is the query that came with it."""
     if tables(pathname):
-        return runs.page()
+        return runs.page(search)
+    if pathname.rstrip("/") == "/compare":
+        return compare.page(search)
+    if pathname.rstrip("/") == "/settings":
+        return settings.page()
     if match := _RUN.fullmatch(pathname):
-        return run.page(unquote(match[1]))
+        return run.page(unquote(match[1]), search)
     return missing.page(pathname)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from urllib.parse import parse_qs, quote
+
 import dash_mantine_components as dmc  # type: ignore[import-untyped]
 from dash import html
 from dash.development.base_component import Component
@@ -18,22 +21,55 @@ EVENT_KINDS = (
 )
 
 
-def page(run: str) -> Component:
+WINDOWS = (("500", "500"), ("1000", "1k"), ("2000", "2k steps"), ("all", "All"))
+SCALES = (("log", "Log"), ("linear", "Linear"))
+MAPS = (("absolute", "Absolute"), ("relative", "vs. own median"))
+
+KEYS = (
+    ("P", "pause the view, or go on"),
+    ("F", "follow the newest steps"),
+    ("1 2 3 0", "show 500, 1,000, 2,000 or all steps"),
+    ("L", "logarithmic or linear"),
+    ("M", "layer map absolute, or against each layer's own median"),
+    ("T", "to the threshold"),
+    ("G", "go to a step"),
+    ("/", "find a layer"),
+    ("?", "this list"),
+)
+CHART_KEYS = (
+    ("← →", "the cursor along the points"),
+    ("Shift ← →", "earlier or later steps"),
+    ("+ −", "fewer or more steps"),
+    ("Home End", "to the first steps, to the newest"),
+)
+
+
+def page(run: str, search: str) -> Component:
+    """``search``: the address's query, in which the choices of a link are."""
+    asked = parse_qs(search.removeprefix("?"))
     return html.Div(
         [
             html.Div(id="run-state", className="state", hidden=True, role="status"),
             html.Div(
                 [
-                    _title(),
+                    _title(run),
                     html.Div(id="run-banner", className="banner", hidden=True, role="status"),
                     _strip(),
                     html.Div(
                         [
-                            html.Div([_charts(), _events()], className="left"),
-                            html.Aside([_threshold(), _hottest(), _cost()], className="rail"),
+                            html.Div(
+                                [
+                                    _charts(asked),
+                                    html.Div([_distribution(), _ratios()], className="pair"),
+                                    _events(),
+                                ],
+                                className="left",
+                            ),
+                            html.Aside([_threshold(), _layers(), _cost()], className="rail"),
                         ],
                         className="columns",
                     ),
+                    _keys(),
                 ],
                 id="run-body",
             ),
@@ -44,7 +80,7 @@ def page(run: str) -> Component:
     )
 
 
-def _title() -> Component:
+def _title(run: str) -> Component:
     return html.Div(
         [
             html.Div(
@@ -66,6 +102,7 @@ def _title() -> Component:
                         ],
                         className="name-line",
                     ),
+                    html.P("", id="run-note", className="note", hidden=True),
                 ]
             ),
             html.Div(
@@ -76,6 +113,12 @@ def _title() -> Component:
                         id="stream-field",
                         className="chooser",
                         hidden=True,
+                    ),
+                    html.A(
+                        [icon("chart-spline"), "Compare"],
+                        href=f"/compare?runs={quote(run)}",
+                        title="Draw this run and others over one another",
+                        className="button",
                     ),
                     html.Button(
                         [icon("pause"), html.Span("Pause view")],
@@ -109,7 +152,22 @@ def _strip() -> Component:
     )
 
 
-def _charts() -> Component:
+def _choice(
+    id: str, choices: tuple[tuple[str, str], ...], asked: list[str] | None, default: str, label: str
+) -> Component:
+    """A few choices of which one holds: the one that the address asks for, or the ``default``."""
+    values = [value for value, _ in choices]
+    control: Component = dmc.SegmentedControl(
+        id=id,
+        value=asked[0] if asked and asked[0] in values else default,
+        data=[{"value": value, "label": text} for value, text in choices],
+        size="xs",
+        **aria(label=label),
+    )
+    return control
+
+
+def _charts(asked: Mapping[str, list[str]]) -> Component:
     return card(
         html.Div(
             [
@@ -123,27 +181,25 @@ def _charts() -> Component:
                             className="button small",
                             hidden=True,
                         ),
-                        dmc.SegmentedControl(
-                            id="window-choice",
-                            value="1000",
-                            data=[
-                                {"value": "500", "label": "500"},
-                                {"value": "1000", "label": "1k"},
-                                {"value": "2000", "label": "2k steps"},
-                                {"value": "all", "label": "All"},
-                            ],
-                            size="xs",
-                            **aria(label="Steps shown"),
+                        _choice(
+                            "window-choice", WINDOWS, asked.get("window"), "1000", "Steps shown"
                         ),
-                        dmc.SegmentedControl(
-                            id="scale-choice",
-                            value="log",
-                            data=[
-                                {"value": "log", "label": "Log"},
-                                {"value": "linear", "label": "Linear"},
-                            ],
-                            size="xs",
-                            **aria(label="Scale of the norm axis"),
+                        _choice(
+                            "scale-choice",
+                            SCALES,
+                            asked.get("scale"),
+                            "log",
+                            "Scale of the norm axis",
+                        ),
+                        html.Div(id="display-place"),
+                        html.Span(id="charts-export"),
+                        html.Button(
+                            icon("keyboard"),
+                            id="keys-open",
+                            type="button",
+                            className="tool",
+                            title="Keys",
+                            **aria(label="Keys"),
                         ),
                     ],
                     className="choices",
@@ -154,9 +210,20 @@ def _charts() -> Component:
         html.Div(id="chart-legend", className="legend"),
         html.Div(
             id="live-chart",
-            role="img",
-            **aria(label="Global gradient norm, layer norms and clip threshold by step"),
+            tabIndex="0",
+            role="group",
+            **aria(
+                label="Global gradient norm, layer norms and clip threshold by step",
+                describedby="chart-help",
+            ),
         ),
+        html.P(
+            "Arrow keys move the cursor, with Shift they move the view, plus and minus zoom.",
+            id="chart-help",
+            className="unseen",
+        ),
+        html.Div("", id="chart-told", className="unseen", **aria(live="polite")),
+        html.Div(id="lanes", hidden=True),
         html.Div(
             [
                 html.H2("Layers × time"),
@@ -170,16 +237,10 @@ def _charts() -> Component:
                     className="heat-scale",
                     **aria(hidden="true"),
                 ),
-                dmc.SegmentedControl(
-                    id="heat-choice",
-                    value="absolute",
-                    data=[
-                        {"value": "absolute", "label": "Absolute"},
-                        {"value": "relative", "label": "vs. own median"},
-                    ],
-                    size="xs",
-                    **aria(label="Colours of the layer map"),
+                _choice(
+                    "heat-choice", MAPS, asked.get("map"), "absolute", "Colours of the layer map"
                 ),
+                html.Span(id="map-export"),
             ],
             className="card-head heat-head",
         ),
@@ -191,6 +252,51 @@ def _charts() -> Component:
         html.Div(id="view-note", className="view-note", hidden=True, role="status"),
         id="charts-card",
         label="Gradient norms",
+    )
+
+
+def _distribution() -> Component:
+    return card(
+        html.Div(
+            [html.H2("Distribution"), html.Span("", id="distribution-of", className="faint small")],
+            className="card-head",
+        ),
+        html.Div(
+            [
+                html.Div(
+                    id="distribution", role="img", **aria(label="Distribution of the global norm")
+                ),
+                html.Div(id="distribution-threshold", hidden=True, title="The threshold in force"),
+            ],
+            className="distribution",
+        ),
+        html.Div(id="distribution-axis", className="distribution-axis", **aria(hidden="true")),
+        html.Div(id="distribution-words", className="distribution-words"),
+        id="distribution-card",
+        label="Distribution of the global norm",
+    )
+
+
+def _ratios() -> Component:
+    return card(
+        html.Div(
+            [html.H2("Update ÷ weight"), html.Span("", id="ratio-of", className="faint small")],
+            className="card-head",
+        ),
+        html.P(
+            [
+                "How far each step moves a layer, beside the size of its weights. Not measured in "
+                "this run: attach it with ",
+                html.Code("measure_every=100"),
+                ".",
+            ],
+            id="ratio-none",
+            className="hint",
+            hidden=True,
+        ),
+        html.Div(id="ratio-list", role="table"),
+        id="ratio-card",
+        label="Update to weight ratios",
     )
 
 
@@ -260,29 +366,12 @@ def _threshold() -> Component:
             ],
             className="from-to",
         ),
+        # Straight above the slider, over the same range: the curve is what the slider moves along.
+        html.Div(id="threshold-curve", hidden=True),
         html.Div(
             [
-                dmc.Slider(
-                    id="threshold-slider",
-                    min=-2,
-                    max=2,
-                    step=0.01,
-                    value=0,
-                    label=None,
-                    updatemode="drag",
-                    marks=[],
-                    thumbSize=20,
-                    thumbLabel="Proposed threshold, logarithmic",
-                ),
-                dmc.NumberInput(
-                    id="threshold-input",
-                    label="Exact value",
-                    allowNegative=False,
-                    clampBehavior="none",
-                    debounce=False,
-                    step=0.01,
-                    min=0,
-                ),
+                html.Div(id="threshold-range"),
+                html.Div(id="threshold-exact", className="labelled"),
                 html.Div(
                     [
                         html.P("", id="whatif-text"),
@@ -292,12 +381,8 @@ def _threshold() -> Component:
                     className="whatif",
                     **aria(live="polite"),
                 ),
-                dmc.TextInput(
-                    id="threshold-reason",
-                    label="Reason",
-                    placeholder="Optional, kept in the history",
-                    debounce=False,
-                ),
+                html.Div(id="threshold-more"),
+                html.Div(id="threshold-why", className="labelled"),
                 html.Div(
                     [
                         html.Button(
@@ -316,22 +401,46 @@ def _threshold() -> Component:
             id="threshold-form",
         ),
         html.Div("", id="threshold-status", role="status"),
-        html.Div(id="threshold-history"),
+        html.Div("", id="threshold-rest"),
+        html.Div(id="threshold-conflict", hidden=True, role="alert"),
+        html.Button(
+            [icon("rotate-ccw"), html.Span("", id="threshold-undo-words")],
+            id="threshold-undo",
+            type="button",
+            className="button small",
+            hidden=True,
+        ),
+        html.Div(
+            [html.H3("", id="effect-title"), html.Div(id="effect-body")],
+            id="threshold-effect",
+            hidden=True,
+        ),
+        html.Div(id="threshold-advice"),
+        html.Div(id="threshold-levers"),
+        html.H3("History", id="history-head", hidden=True),
+        html.Ol(id="threshold-history", **aria(label="Changes, newest first")),
+        html.Button("", id="history-more", type="button", className="button small", hidden=True),
         id="threshold-card",
         label="Clip threshold",
     )
 
 
-def _hottest() -> Component:
+def _layers() -> Component:
     return card(
         html.Div(
-            [html.H2("Hottest layers"), html.Span("share of norm²", className="faint small")],
+            [html.H2("Layers"), html.Span("", id="layer-count", className="faint small num")],
             className="card-head",
         ),
-        html.Div(id="hot-list"),
-        html.P("Click a layer to draw or hide its line.", className="hint"),
-        id="hot-card",
-        label="Hottest layers",
+        html.Div(id="layer-tools"),
+        html.Div(id="layer-list"),
+        html.P("No layer is called so.", id="layer-nothing", className="hint", hidden=True),
+        html.Button("", id="layer-more", type="button", className="button small", hidden=True),
+        html.P(
+            "Press a layer to draw or hide its line. In percent: its share of the squared norm.",
+            className="hint",
+        ),
+        id="layers-card",
+        label="Layers",
     )
 
 
@@ -342,3 +451,31 @@ def _cost() -> Component:
         id="cost-card",
         label="What monitoring costs",
     )
+
+
+def _keys() -> Component:
+    def listed(keys: tuple[tuple[str, str], ...]) -> Component:
+        return html.Dl(
+            [
+                part
+                for key, text in keys
+                for part in (
+                    html.Dt([html.Kbd(one) for one in key.split(" ")]),
+                    html.Dd(text),
+                )
+            ]
+        )
+
+    dialog: Component = html.Dialog(
+        [
+            html.H2("Keys"),
+            listed(KEYS),
+            html.H3("With the chart in focus"),
+            listed(CHART_KEYS),
+            html.Div(id="keys-choice"),
+            html.Button("Close", id="keys-close", type="button", className="button"),
+        ],
+        id="keys-dialog",
+        **aria(label="Keys"),
+    )
+    return dialog

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qs
 
 import dash_ag_grid as dag  # type: ignore[import-untyped]
 import dash_mantine_components as dmc  # type: ignore[import-untyped]
@@ -28,28 +29,44 @@ def _column(title: str, field: str, **more: Any) -> dict[str, Any]:
 
 
 COLUMNS = [
-    _column("Status", "status", cellRenderer="GradhelmStatus", width=124),
-    _column("Run", "name", cellRenderer="GradhelmRun", flex=3, minWidth=130),
-    _column("Progress", "last_step", cellRenderer="GradhelmProgress", flex=1.6, minWidth=160),
+    _column("Status", "status", cellRenderer="GradhelmStatus", width=116),
+    _column("Run", "name", cellRenderer="GradhelmRun", flex=3, minWidth=120),
     _column(
         "Global norm, last 500",
         "sparkline",
         cellRenderer="GradhelmSparkline",
         flex=1.8,
-        minWidth=190,
+        minWidth=150,
         sortable=False,
     ),
-    _column("Norm", "global_norm", cellRenderer="GradhelmNorm", type="rightAligned", width=96),
+    _column("Norm", "global_norm", cellRenderer="GradhelmNorm", type="rightAligned", width=92),
     _column(
-        "Threshold", "threshold", cellRenderer="GradhelmThreshold", type="rightAligned", width=112
+        "Threshold", "threshold", cellRenderer="GradhelmThreshold", type="rightAligned", width=104
     ),
-    _column("Clip fraction", "clip_fraction", cellRenderer="GradhelmClip", width=158),
-    _column("Steps", "steps", cellRenderer="GradhelmSteps", type="rightAligned", width=100),
-    _column("Last signal", "last_heard_at", cellRenderer="GradhelmHeard", width=126),
+    _column("Clip fraction", "clip_fraction", cellRenderer="GradhelmClip", width=152),
+    _column(
+        "Non-finite", "nonfinite", cellRenderer="GradhelmNonfinite", type="rightAligned", width=104
+    ),
+    _column("Steps", "last_step", cellRenderer="GradhelmProgress", flex=1, minWidth=140),
+    _column("Age", "created_at", cellRenderer="GradhelmAge", width=136),
+    _column(
+        "",
+        "menu",
+        cellRenderer="GradhelmMenu",
+        width=52,
+        sortable=False,
+        headerTooltip="More",
+        cellClass="menu-cell",
+    ),
 ]
+STATUSES = ("live", "stale", "failed", "finished", "stopped")
 
 
-def page() -> Component:
+def page(search: str) -> Component:
+    """``search``: the address's query, in which the filters of a link are."""
+    asked = parse_qs(search.removeprefix("?"))
+    words = asked.get("q", [""])[0][:200]
+    status = next((s for s in asked.get("status", []) if s in STATUSES), "all")
     return html.Div(
         [
             html.Div(
@@ -75,17 +92,30 @@ def page() -> Component:
                     [
                         dmc.TextInput(
                             id="runs-search",
+                            value=words,
                             placeholder="Filter runs",
                             leftSection=icon("search"),
                             debounce=False,
                             className="search",
-                            **aria(label="Filter runs by name, project or tag"),
+                            **aria(label="Filter runs by name, project, tag or note"),
                         ),
                         dmc.SegmentedControl(
                             id="runs-status",
-                            value="all",
-                            data=[{"value": "all", "label": "All"}],
+                            value=status,
+                            data=[
+                                {"value": value, "label": value.capitalize()}
+                                for value in dict.fromkeys(("all", status))
+                            ],
                             **aria(label="Filter runs by status"),
+                        ),
+                        # Filled by the page's scripts: what can be chosen there depends on the runs.
+                        html.Div(id="runs-choosers", className="choices"),
+                        html.Div(
+                            id="runs-bulk",
+                            className="bulk",
+                            role="group",
+                            hidden=True,
+                            **aria(label="The selected runs"),
                         ),
                     ],
                     className="toolbar",
@@ -103,10 +133,32 @@ def page() -> Component:
                         "suppressRowHoverHighlight": False,
                         "animateRows": False,
                         "rowClass": "run-row",
+                        "rowSelection": {
+                            "mode": "multiRow",
+                            "checkboxes": True,
+                            "headerCheckbox": True,
+                            "selectAll": "filtered",
+                            "enableClickSelection": False,
+                        },
+                        "localeText": {"ariaHeaderSelection": "Select all runs shown"},
+                        "selectionColumnDef": {
+                            "width": 46,
+                            "resizable": False,
+                            "suppressMovable": True,
+                        },
                     },
                     style={"width": "100%", "height": None},
                 ),
-                html.Div("No run matches the filter.", id="runs-none", hidden=True),
+                html.Div(
+                    [
+                        html.P("No run matches the filter."),
+                        html.Button(
+                            "Show all runs", id="runs-clear", type="button", className="button"
+                        ),
+                    ],
+                    id="runs-none",
+                    hidden=True,
+                ),
                 id="runs-card",
                 label="Runs",
                 className="flush",
@@ -136,9 +188,11 @@ def page() -> Component:
                             html.Code("GRADHELM_SERVER", id="attach-server"),
                             " and ",
                             html.Code("GRADHELM_TOKEN"),
-                            " first; ",
+                            " first; the token is made in the ",
+                            html.A("settings", href="/settings#tokens"),
+                            " or by ",
                             html.Code("gradhelm token create --role ingest"),
-                            " makes one.",
+                            ".",
                         ]
                     ),
                     html.P(
