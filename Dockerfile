@@ -15,8 +15,10 @@ USER gradhelm
 ENV GRADHELM_HOME=/data
 VOLUME /data
 EXPOSE 8642
+# To itself it needs no certificate.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8642/livez', timeout=2)"]
+    CMD ["python", "-c", "import os, ssl, urllib.request as r; tls = os.environ.get('GRADHELM_TLS_CERT'); r.urlopen(f'http{\"s\" if tls else \"\"}://127.0.0.1:8642/livez', timeout=2, context=ssl._create_unverified_context() if tls else None)"]
 # `up` brings its own database up to date. It binds all of the container's addresses, which it does
-# only when GRADHELM_ALLOWED_HOSTS says by which names it is reached.
+# only when GRADHELM_ALLOWED_HOSTS says by which names it is reached, and with a certificate, a
+# trusted proxy or --insecure-http: docs/deploying.md.
 CMD ["gradhelm", "up", "--no-browser", "--host", "0.0.0.0"]

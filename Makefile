@@ -21,7 +21,7 @@ LOCKS := pyproject.toml constraints-dev.txt scripts/setup.sh $(wildcard *build*.
          $(wildcard dashboard/*.py dashboard/package*.json dashboard/*/package*.json package*.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check install fmt lint types pytest oracles docs picture bench smoke clean
+.PHONY: help demo test check install fmt lint types pytest oracles docs screenshots bench chaos smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-9s %s\n", $$1, $$2 }'
@@ -57,11 +57,17 @@ oracles: $(ORACLES)/ready ## the strategies and integrations beside the packages
 docs: $(VENV)/ready ## renew what the documents quote from the code
 	$(BIN)/python scripts/docs.py
 
-picture: $(VENV)/ready ## take the README's picture anew (a minute)
-	@CHROMIUM=$$(scripts/setup.sh chromium) $(BIN)/python scripts/picture.py
+screenshots: $(VENV)/ready ## take the pictures of the page in docs/screenshots anew (four minutes)
+	@CHROMIUM=$$(scripts/setup.sh chromium) && CHROMIUM="$$CHROMIUM" $(BIN)/python tests/browser/screenshots.py
 
-bench: $(VENV)/ready ## measure this machine, beside other loggers (25 minutes; ARGS="--large": hours)
+bench: $(VENV)/ready ## measure this machine, beside other loggers (35 minutes; ARGS="--large": hours)
 	@CHROMIUM=$$(scripts/setup.sh chromium) && CHROMIUM="$$CHROMIUM" $(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(VENV)/ready ## kill, stop and starve it for a quarter of an hour; prints what came of it
+	CHAOS=long $(BIN)/pytest tests/chaos -k "not defect and not either_side"
+	cd tests && $(abspath $(BIN))/python -m chaos.defects
+	cd tests && $(abspath $(BIN))/python -m chaos.stopped
+	cd tests && $(abspath $(BIN))/python -m chaos.kills --cycles 1000 --changes 500
 
 smoke: $(VENV)/ready ## build the wheel and try it in fresh environments
 	$(BIN)/pytest -m packaging tests/test_packaging.py

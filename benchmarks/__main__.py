@@ -1,6 +1,6 @@
 """``python -m benchmarks``: measure one part or all, keep what was found, and write the document.
 
-python -m benchmarks                   everything, then docs/performance.md (about 25 minutes)
+python -m benchmarks                   everything, then docs/performance.md (about 35 minutes)
 python -m benchmarks ingest reads      these parts; their results go to .bench/results
 python -m benchmarks report            the document, from the results at hand
 """
@@ -21,6 +21,7 @@ PARTS = {
     "ingest": "how fast values are taken, what that costs, and how much disk they need",
     "reads": "how long it takes to read them again",
     "steps": "what logging adds to a training step",
+    "ranks": "what it costs that all ranks of a job change together",
     "live": "from a step to the pixel, and from a change to the step that has it",
     "long": "a very long run on the page, beside a short one",
     "growth": "what happens with more layers, steps, runs and viewers",

@@ -238,6 +238,7 @@ def sender_rows(frames: int) -> Iterator[Row]:
     from gradhelm import wire
     from gradhelm.cargo import Cargo, Lane
     from gradhelm.control import Steering
+    from gradhelm.judge import Judge
     from gradhelm.notice import Notices
     from gradhelm.outbox import Outbox
     from gradhelm.ring import Group
@@ -251,8 +252,10 @@ def sender_rows(frames: int) -> Iterator[Row]:
         )
         ((source, columns),) = next(iter(run.streams.values())).record()
         lanes = [Lane(source, [Group(0, 0, len(columns))], columns, None)]
-        scalars = Scalars(Notices(), frozenset(), 1)
-        cargo = Cargo(lanes, scalars, Steering([], wire.Limits()), lambda: (None, {}))
+        notices, steering = Notices(), Steering([], wire.Limits())
+        scalars = Scalars(notices, frozenset(), 1)
+        judge = Judge(steering, notices)
+        cargo = Cargo(lanes, scalars, steering, judge, lambda: (None, {}), notices)
         outbox = Outbox()
         fresh, _ = shared_gradients(parameters)
         fresh()

@@ -36,6 +36,16 @@ window.watched = true;
 })();
 """
 
+FRAMES = """
+window.frames = [];
+(function look(before) {
+  requestAnimationFrame((now) => {
+    if (before) frames.push(now - before);
+    look(now);
+  });
+})(0);
+"""
+
 
 def measure(asked: Asked) -> dict[str, Any]:
     seconds = 120.0 if asked.large else 30.0
@@ -52,6 +62,7 @@ def measure(asked: Asked) -> dict[str, Any]:
         page.goto(f"{server.url}/runs/{run}")
         until(page, "window.gradhelm?.frames > 10 && gradhelm.drawn > 10")
         seen, main_thread = _watch(page, chromium, seconds)
+        held = _held(page, 3600 if asked.large else 600)
         changed = _change(server, run, 60 if asked.large else 20)
         context.close()
         notes = job()
@@ -64,6 +75,7 @@ def measure(asked: Asked) -> dict[str, Any]:
         "applied_ms": tails(applied),
         "step_ms": spread(step_ms),
         **main_thread,
+        "held": held,
     }
     say(
         f"step to pixel: p50 {told['pixel_ms']['p50']:.0f} ms, p99 {told['pixel_ms']['p99']:.0f} ms"
@@ -72,6 +84,11 @@ def measure(asked: Asked) -> dict[str, Any]:
     say(
         f"main thread per update: median {told['update_ms']['p50']:.1f} ms, p99 "
         f"{told['update_ms']['p99']:.1f} ms, of which JavaScript {told['script_ms']:.1f} ms"
+    )
+    first, last = held["samples"][1], held["samples"][-1]
+    say(
+        f"after {held['seconds']} s: heap {last['heap'] / 1e6:.1f} MB (a tenth of the time in: "
+        f"{first['heap'] / 1e6:.1f}), {held['late']} of {held['frames']} frames late"
     )
     return told
 
@@ -178,6 +195,24 @@ def _watch(
     }
 
 
+def _held(page: Page, seconds: int) -> dict[str, Any]:
+    """What the page holds after a while, and how many frames came late meanwhile."""
+    session = page.context.new_cdp_session(page)
+
+    def taken() -> dict[str, int]:
+        session.send("HeapProfiler.collectGarbage")
+        heap = session.send("Runtime.getHeapUsage")["usedSize"]
+        return {"heap": int(heap), "nodes": session.send("Memory.getDOMCounters")["nodes"]}
+
+    page.evaluate(FRAMES)
+    samples = [taken()]
+    for _ in range(10):
+        page.wait_for_timeout(100 * seconds)
+        samples.append(taken())
+    frames, late = page.evaluate("[frames.length, frames.filter((ms) => ms > 50).length]")
+    return {"seconds": seconds, "samples": samples, "frames": frames, "late": late}
+
+
 def _per_update(events: list[dict[str, Any]]) -> list[float]:
     """Milliseconds of tasks on the page's main thread between one frame received and the next."""
     received = sorted(
@@ -233,10 +268,6 @@ def _change(server: Server, run: str, times: int) -> dict[int, float]:
         time.sleep(0.3 + 0.037 * (n % 7))  # at another place within the step each time
     time.sleep(1)
     return asked
-
-
-if __name__ == "__main__":
-    train(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ from .targets import MISSED, TARGETS, Results, judged
 
 DOCUMENT = place.ROOT / "docs" / "performance.md"
 PICTURES = place.ROOT / "docs" / "images" / "performance"
-PARTS = ("hook", "steps", "ingest", "reads", "live", "long", "growth")
+PARTS = ("hook", "steps", "ranks", "ingest", "reads", "live", "long", "growth")
 
 INTRODUCTION = """# Performance
 
 Written by `python -m benchmarks report` from measurements that `make bench` repeats on your machine
-(Linux; about 25 minutes, hours with `ARGS="--large"`; `python -m benchmarks --help` names its
+(Linux; about 35 minutes, hours with `ARGS="--large"`; `python -m benchmarks --help` names its
 parts). A point is one column's value at one step. Absolute times belong to the machine; ratios
 travel better. Every figure is a median, with its quartiles in brackets where they are told, and the
 thin line on a bar.
@@ -184,6 +184,42 @@ def _steps(found: dict[str, Any]) -> str:
     return "\n\n".join(filter(None, [*parts, _versions(everybody), _missing(everybody)]))
 
 
+def _ranks(found: dict[str, Any]) -> str:
+    return (
+        "## Ranks of a job\n\nProcesses on this machine train a small model under "
+        f"DistributedDataParallel; {found['blocks']} blocks of {found['block']} steps with the rounds "
+        "in which the ranks agree, and as many without, in random order in the same processes. Means, "
+        "since nine steps of ten have no round. *At the boundary* is what the training thread of the "
+        "slowest rank spends on it; *whole step* is the difference between blocks, with its "
+        "quartiles, and *CPU* that of all threads. The last columns are from a change's arrival on "
+        "rank 0 until all ranks have it in force.\n\n"
+        + _table(
+            [
+                "ranks",
+                "a step, ms",
+                "at the boundary, µs",
+                "whole step, µs",
+                "CPU, µs",
+                "rounds",
+                "steps",
+            ],
+            (
+                [
+                    size,
+                    f"{job['step_us'] / 1000:.1f}",
+                    f"{job['inside_us']:.0f}",
+                    f"{job['added_us']['mean']:+.0f} ({job['added_us']['low']:+.0f} to "
+                    f"{job['added_us']['high']:+.0f})",
+                    f"{job['cpu_us']:+.0f}",
+                    _spread(job["rounds"], digits=0),
+                    _spread(job["steps"], digits=0),
+                ]
+                for size, job in found["jobs"].items()
+            ),
+        )
+    )
+
+
 def _ingest(found: dict[str, Any]) -> str:
     peers = [row for row in found["peers"] if "why_not" not in row]
     peers.sort(key=lambda row: -float(row["points_per_second"]["median"]))
@@ -331,7 +367,18 @@ def _live(found: dict[str, Any]) -> str:
             _table(["", "p50", "p99", "max"], rows),
             f"{found['updates_per_second']:.1f} updates a second, JavaScript takes "
             f"{found['script_ms']:.1f} ms of each; {found['undrawn_steps']} steps were never drawn.",
+            _kept_open(found["held"]),
         ]
+    )
+
+
+def _kept_open(held: dict[str, Any]) -> str:
+    first, last = held["samples"][1], held["samples"][-1]
+    return (
+        f"The page kept open for {held['seconds'] // 60} minutes: {last['heap'] / 1e6:.1f} MB on "
+        f"the heap after a collection, {first['heap'] / 1e6:.1f} MB after the first tenth of that; "
+        f"{last['nodes']:,} nodes, before {first['nodes']:,}. Of {held['frames']:,} frames "
+        f"{held['late']:,} took longer than 50 ms."
     )
 
 
@@ -456,6 +503,7 @@ def _tail(of: dict[str, float] | None) -> str:
 SECTIONS = {
     "hook": _hook,
     "steps": _steps,
+    "ranks": _ranks,
     "ingest": _ingest,
     "reads": _reads,
     "live": _live,

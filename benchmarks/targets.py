@@ -119,6 +119,15 @@ def _import(results: Results) -> Found:
     return Found(f"{ms:.0f} ms, {len(brought)} packages", "–", ms <= 60 and not brought)
 
 
+# -- ranks ----------------------------------------------------------------------------------------
+
+
+def _ranks(results: Results) -> Found:
+    jobs = results["ranks"]["jobs"]
+    inside = [jobs[size]["inside_us"] for size in ("2", "4")]
+    return Found(f"{inside[0]:.0f} µs · {inside[1]:.0f} µs", "–", inside[1] <= 80)
+
+
 # -- ingest ---------------------------------------------------------------------------------------
 
 
@@ -235,6 +244,18 @@ def _main_thread(results: Results) -> Found:
     )
 
 
+def _held(results: Results) -> Found:
+    held = results["live"]["held"]
+    first, last = held["samples"][1], held["samples"][-1]
+    growth = last["heap"] - first["heap"]
+    return Found(
+        f"{growth / 1e6:+.1f} MB in {held['seconds'] // 60} min, {held['late'] / held['frames']:.2%} "
+        "of frames late",
+        "–",
+        growth <= 2e6 and last["nodes"] <= 1.1 * first["nodes"],
+    )
+
+
 # -- a long run -----------------------------------------------------------------------------------
 
 
@@ -315,6 +336,7 @@ TARGETS = (
     Target("the same: CPU of all processes, 75 · 200 layers", "≤ 0.5 ms", _step_cpu),
     Target("hand-off at 200 layers, p50 · p99", "≤ 10 µs · ≤ 50 µs", _handoff),
     Target("`import gradhelm` beyond torch", "≤ 60 ms, no server package", _import),
+    Target("control of 2 · 4 ranks, mean per step", "≤ 80 µs at 4", _ranks),
     Target(
         "ingest, 64-step frames",
         "≥ 50 × the fastest peer, ≥ 1/3 of SQLAlchemy Core's blobs",
@@ -381,6 +403,7 @@ TARGETS = (
         "What the page itself does takes 1.5 ms of processor time; without a GPU, the browser copies "
         "two canvases to the screen, and all of it shares two cores with the trainer and the server.",
     ),
+    Target("the same page left open: heap, frames over 50 ms", "does not grow", _held),
     Target(
         "page of a run of a million steps or more: first paint / charts; its size",
         "≤ 0.5 s / ≤ 1.0 s; ≤ 1.2 MB",

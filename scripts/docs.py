@@ -47,7 +47,7 @@ def close_codes() -> str:
 def limits() -> str:
     """The limits of the wire, by the names that they have in it."""
     lines = ["| limit | value | |", "|---|---|---|"]
-    for name in ("MESSAGE", "FRAME", "COLUMNS", "GROUP", "NAME", "CONFIG", "STEP"):
+    for name in ("MESSAGE", "FRAME", "COLUMNS", "GROUP", "NAME", "CONFIG", "STEP", "LR_FACTOR"):
         value = getattr(wire, f"MAX_{name}")
         lines.append(f"| `MAX_{name}` | {value:,} | {LIMITS[name]} |")
     return "\n".join(lines)
@@ -61,6 +61,7 @@ LIMITS = {
     "NAME": "characters of a name",
     "CONFIG": "bytes of a run's configuration",
     "STEP": "the largest step, 2^53 − 1",
+    "LR_FACTOR": "what learning rates may be multiplied, or divided, by",
 }
 
 
@@ -71,9 +72,16 @@ def messages(union: object) -> str:
 
 def parts() -> str:
     """The structs that messages are made of."""
-    return "\n\n".join(
-        section(kind) for kind in (wire.Column, wire.Rule, wire.Coded, wire.Limit, wire.Limits)
+    kinds = (
+        wire.Column,
+        wire.Rule,
+        wire.Coded,
+        wire.Limit,
+        wire.Limits,
+        wire.Document,
+        wire.RevertIf,
     )
+    return "\n\n".join(section(kind) for kind in kinds)
 
 
 def section(kind: type[msgspec.Struct]) -> str:
@@ -114,6 +122,8 @@ WORDS = {bytes: "bytes", bool: "true or false", float: "number", int: "integer",
 
 def in_words(kind: Any) -> str:
     """A type as a reader of another language wants it."""
+    if kind == wire.Time:
+        return "number, seconds since 1970, before the year 10000"
     if get_origin(kind) is Annotated:
         inner, *checks = get_args(kind)
         said = [phrase for check in checks for phrase in bounds(check, inner)]
@@ -148,16 +158,19 @@ def bounds(check: msgspec.Meta, kind: Any) -> list[str]:
     elif check.max_length is not None:
         said.append(f"at most {check.max_length:,} {unit}")
     if check.pattern is not None:
-        said.append(PATTERNS.get(check.pattern) or f"`{check.pattern}`".replace("|", "\\|"))
+        choice = re.fullmatch(r"\^\(([\w|]+)\)\\Z", check.pattern)
+        said.append(
+            PATTERNS[check.pattern]
+            if choice is None
+            else "one of " + ", ".join(choice[1].split("|"))
+        )
     return said
 
 
 PATTERNS = {
     wire._NO_NUL: "no NUL",
-    "^(scalar|norm|log)$": "one of scalar, norm, log",
-    "^(finished|failed|stopped)$": "one of finished, failed, stopped",
-    "^[0-9a-f]{16}$": "16 hexadecimal digits",
     get_args(wire.RunId)[1].pattern: "a UUIDv7",
+    get_args(wire.SegmentId)[1].pattern: "16 hexadecimal digits",
 }
 
 

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import described
 import httpx
 import uvicorn
 
 import gradhelm_migrations
-from gradhelm_server import accounts
+from gradhelm_server import tokens
 from gradhelm_server.app import Mount, Service
+from gradhelm_server.serving import configured
 from gradhelm_server.settings import ServerSettings
 from gradhelm_server.store import Store
 
@@ -85,26 +87,19 @@ def running(home: Path, *, mount: Mount | None = None, **values: object) -> Iter
     )
     gradhelm_migrations.upgrade(settings.database_url)
     store = Store(settings.database_url)
-    token = store.submit(lambda c: accounts.local_token(c, home, time.time())).result()
+    token = store.submit(lambda c: tokens.local(c, home, time.time())).result()
     service = Service(settings, store, mount)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            service.asgi,
-            port=port,
-            ws="websockets-sansio",
-            ws_max_size=256 * 1024,
-            ws_per_message_deflate=False,
-            log_level="error",
-            timeout_graceful_shutdown=1,
-        )
-    )
+    server = uvicorn.Server(configured(service))
     thread = threading.Thread(target=server.run)
     thread.start()
     url = f"http://127.0.0.1:{port}"
     try:
         eventually(lambda: server.started, what="server start")
         with httpx.Client(
-            base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30
+            base_url=url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=30,
+            event_hooks={"response": [described.check]},
         ) as rest:
             yield Running(service, url, home, token, rest)
     finally:
@@ -121,6 +116,9 @@ class Program:
     port: int
     process: subprocess.Popen[str] | None = None
     lines: list[str] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
+    """Of the environment, beside its own."""
+    program: tuple[str, ...] = ("-m", "gradhelm_server")
 
     @property
     def url(self) -> str:
@@ -135,6 +133,7 @@ class Program:
             "GRADHELM_SERVER": self.url,
             "PYTHONPATH": os.pathsep.join(ROOTS),
             "PYTHONUNBUFFERED": "1",
+            **self.variables,
         }
 
     def start(self, command: str = "up", *arguments: str) -> str:
@@ -144,8 +143,7 @@ class Program:
         self.process = subprocess.Popen(
             [
                 sys.executable,
-                "-m",
-                "gradhelm_server",
+                *self.program,
                 command,
                 "--port",
                 str(self.port),
@@ -176,7 +174,7 @@ class Program:
     def run(self, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         """One ``gradhelm`` command against it."""
         return subprocess.run(
-            [sys.executable, "-m", "gradhelm_server", *arguments],
+            [sys.executable, *self.program, *arguments],
             env=self.environment,
             capture_output=True,
             text=True,

@@ -76,6 +76,23 @@ def test_a_target_is_held_only_when_each_of_its_conditions_is() -> None:
     assert told["ingest, 64-step frames"] == "**missed**"
 
 
+def test_ranks_are_judged_by_four_and_told_by_both() -> None:
+    def job(inside: float) -> dict[str, Any]:
+        return {
+            "inside_us": inside,
+            "added_us": {**about(50.0), "mean": 51.0},
+            "cpu_us": 30.0,
+            "step_us": 2000.0,
+            "rounds": about(4.0),
+            "steps": about(17.0),
+        }
+
+    for four, verdict in ((79.0, "**held**"), (81.0, "**missed**")):
+        found = {"blocks": 20, "block": 200, "jobs": {"2": job(90.0), "4": job(four)}}
+        assert verdicts({"ranks": found})["control of 2 · 4 ranks, mean per step"] == verdict
+        assert f"| 4 | 2.0 | {four:.0f} | +51 (+45 to +55) | +30 | 4 (" in report._ranks(found)
+
+
 def test_text_files_are_no_peers_and_what_does_not_install_is_none() -> None:
     rows = ingest(1.0, 2.44e5)["peers"]
     name, rate = targets.best(rows, lambda row: row["points_per_second"]["median"], highest=True)

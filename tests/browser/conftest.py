@@ -9,13 +9,22 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    expect,
+    sync_playwright,
+)
 from support import SLOW, Program, eventually, free_port
 
 HERE = Path(__file__).parent
 PATIENCE = 30_000 * SLOW
 """Milliseconds until something that should happen has not."""
+expect.set_options(timeout=PATIENCE)
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -47,7 +56,7 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
@@ -55,7 +64,7 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """``gradhelm up``, as its own process."""
     program = Program(tmp_path_factory.mktemp("browser") / "home", free_port())
@@ -64,7 +73,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     program.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def training(up: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A training job that runs as long as the tests do; its run's id."""
     log = tmp_path_factory.mktemp("training") / "log"
@@ -78,7 +87,8 @@ def training(up: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         def steps() -> str | None:
             assert job.poll() is None, log.read_text()
             runs = up.json("runs")["runs"]
-            return next((run["id"] for run in runs if run["steps"] > 20), None)
+            own = (run for run in runs if run["name"] == "demo")
+            return next((run["id"] for run in own if run["steps"] > 20), None)
 
         found = eventually(steps, 60, "a run with steps")
         assert isinstance(found, str)
@@ -88,7 +98,7 @@ def training(up: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         job.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def session(browser: Browser, up: Program) -> dict[str, object]:
     """The cookies of somebody who followed the link that the server printed."""
     context = browser.new_context()
@@ -105,19 +115,24 @@ Open = Callable[..., Page]
 
 @pytest.fixture
 def open_page(browser: Browser, up: Program, session: dict[str, object]) -> Iterator[Open]:
-    """Opens pages of somebody logged in; what their consoles complain about fails the test."""
+    """Opens pages of somebody logged in (or not); what their consoles complain about fails the test."""
     contexts: list[BrowserContext] = []
     complaints: list[str] = []
     excused: list[str] = []
 
     def opened(
-        path: str, width: int = 1440, height: int = 900, excuse: str = "", **more: object
+        path: str,
+        width: int = 1440,
+        height: int = 900,
+        excuse: str = "",
+        signed_in: bool = True,
+        **more: object,
     ) -> Page:
         if excuse:
             excused.append(excuse)
         context = browser.new_context(
             viewport={"width": width, "height": height},
-            storage_state=session,  # type: ignore[arg-type]
+            storage_state=session if signed_in else None,  # type: ignore[arg-type]
             **more,  # type: ignore[arg-type]
         )
         contexts.append(context)
@@ -138,3 +153,11 @@ def open_page(browser: Browser, up: Program, session: dict[str, object]) -> Iter
         context.close()
     left = [line for line in complaints if not any(word in line for word in excused)]
     assert not left, "\n".join(left)
+
+
+@pytest.fixture
+def rest(up: Program) -> Iterator[httpx.Client]:
+    """What an admin's program asks of the server."""
+    headers = {"Authorization": f"Bearer {(up.home / 'token').read_text().strip()}"}
+    with httpx.Client(base_url=f"{up.url}/api/v1", headers=headers) as client:
+        yield client

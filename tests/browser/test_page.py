@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, WebSocket, expect
 from support import Program, eventually
 
 from .conftest import PATIENCE, Open
@@ -51,7 +51,7 @@ def test_a_login_link_works_once(browser: Browser, up: Program) -> None:
 
 def test_a_run_is_in_the_table_and_opens(open_page: Open, training: str) -> None:
     page = open_page("/")
-    row = page.locator("#runs-table .ag-row").first
+    row = page.locator(f"#runs-table .ag-row[row-id='{training}']")
     expect(row).to_contain_text("demo")
     expect(row).to_contain_text("Live")
     expect(page.locator("#connection-state")).to_contain_text("Connected")
@@ -63,6 +63,8 @@ def test_a_run_is_in_the_table_and_opens(open_page: Open, training: str) -> None
     row.locator("[col-id=global_norm]").click()
     page.wait_for_url(f"**/runs/{training}")
     until(page, "gradhelm.drawn > 0")
+    page.get_by_role("link", name="Compare").click()
+    expect(page.locator("#compare-runs")).to_contain_text("demo")
 
 
 def test_points_arrive_and_are_drawn(open_page: Open, training: str) -> None:
@@ -135,9 +137,27 @@ def test_what_the_trainer_does_not_allow_is_said_with_the_range(
     page = open_run(open_page, training)
     field = page.locator("#threshold-input")
     expect(field).not_to_have_value("")
+    start = field.input_value()
+    status = page.locator("#threshold-status")
     field.fill("999999")
     field.press("Enter")
-    expect(page.locator("#threshold-status")).to_contain_text(re.compile(r"accepts .* to [\d,]+"))
+    expect(status).to_contain_text(re.compile(r"accepts .* to [\d,]+"))
+    field.fill("0,5")
+    expect(field).to_have_attribute("aria-invalid", "")
+    expect(page.locator("#threshold-proposed")).to_have_text("–")
+    field.press("Enter")
+    expect(status).to_contain_text("not a number")
+    field.fill("")
+    field.press("Enter")
+    expect(status).to_contain_text("Type a number first")
+    page.locator("#threshold-reset").click()
+    expect(field).to_have_value(start)
+    expect(field).not_to_have_attribute("aria-invalid", "")
+    field.press("ArrowUp")
+    expect(field).not_to_have_value(start)
+    assert float(field.input_value()) > float(start)
+    field.press("ArrowDown")
+    expect(field).to_have_value(start)
 
 
 def test_a_change_made_meanwhile_is_shown_and_can_be_replaced(
@@ -169,8 +189,18 @@ def test_a_change_made_meanwhile_is_shown_and_can_be_replaced(
     field.press("Enter")
     expect(page.locator("#threshold-status")).to_contain_text("Somebody set it to 5.00 meanwhile")
     expect(field).to_have_value("4")
-    page.unroute("**/control")
+    card = page.locator("#threshold-conflict")
+    expect(card.locator(".conflict-value")).to_have_text(["5.00", "4.00"])
+    expect(card.locator("#conflict-by")).to_contain_text("local")
+    card.get_by_role("button", name="Keep theirs").click()
+    expect(card).to_be_hidden()
+    expect(field).to_have_value("5")
+    field.fill("4")
     field.press("Enter")
+    expect(card).to_be_visible()
+    page.unroute("**/control")
+    card.get_by_role("button", name="Apply mine").click()
+    expect(card).to_be_hidden()
     expect(page.locator("#threshold-applied")).to_have_text("4.00")
     expect(page.locator("#threshold-status")).to_contain_text("Applied at step")
 
@@ -205,10 +235,10 @@ def test_layers_are_chosen_and_events_filtered(open_page: Open, training: str) -
     page = open_run(open_page, training)
     hot = page.locator(".hot").first
     pressed = hot.get_attribute("aria-pressed")
-    name = hot.get_attribute("data-row")
+    name = hot.locator(".name").inner_text()
     hot.click()
     other = "false" if pressed == "true" else "true"
-    expect(page.locator(f".hot[data-row='{name}']")).to_have_attribute("aria-pressed", other)
+    expect(page.locator(".hot", has_text=name)).to_have_attribute("aria-pressed", other)
     chip = page.locator(".filter-chip[data-kind=threshold]")
     expect(chip).to_be_visible()
     rows = page.locator("#event-list .e-kind", has_text="Threshold set")
@@ -288,3 +318,56 @@ def test_a_lost_server_is_said_and_what_was_missed_is_fetched(
     until(page, f"gradhelm.lastStep > {last} + 40")
     until(page, "gradhelm.steps === gradhelm.lastStep - gradhelm.firstStep + 1")
     expect(page.locator("#run-banner")).to_be_hidden()
+
+
+def look_away(page: Page, *, hidden: bool) -> None:
+    """What a browser tells a page whose tab is put behind another one, or in front again."""
+    page.evaluate(
+        """hidden => {
+            Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+            Object.defineProperty(document, "visibilityState",
+                {value: hidden ? "hidden" : "visible", configurable: true});
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
+
+
+def test_a_tab_in_the_background_costs_nothing_and_catches_up(
+    open_page: Open, training: str
+) -> None:
+    page = open_run(open_page, training)
+    sockets: list[WebSocket] = []
+    page.on("websocket", lambda socket: sockets.append(socket))
+    asked: list[str] = []
+    until(page, "gradhelm.connected")
+    look_away(page, hidden=True)
+    until(page, "!gradhelm.connected")  # the socket is given up, a little later
+    before = page.evaluate("({...gradhelm})")
+    page.on("request", lambda request: asked.append(request.url))
+    changed = page.evaluate(
+        """async id => {
+            const now = await (await fetch(`/api/v1/runs/${id}/control`)).json();
+            const answer = await fetch(`/api/v1/runs/${id}/control`, {
+                method: "PUT",
+                headers: {"Content-Type": "application/json", "If-Match": `"${now.version}"`},
+                body: JSON.stringify(
+                    {max_norm: 3.5, match: null, reason: "while nobody looked"})});
+            return answer.status;
+        }""",
+        training,
+    )
+    assert changed == 202
+    page.wait_for_timeout(4000)  # to be sure that nothing happens takes time
+    after = page.evaluate("({...gradhelm})")
+    for counter in ("frames", "points", "drawn", "lastStep"):
+        assert after[counter] == before[counter], counter
+    assert not sockets
+    assert len(asked) == 2  # those of this test
+    look_away(page, hidden=False)
+    until(page, f"gradhelm.connected && gradhelm.lastStep > {before['lastStep']} + 60")
+    until(page, "gradhelm.steps === gradhelm.lastStep - gradhelm.firstStep + 1")
+    expect(page.locator("#threshold-applied")).to_have_text("3.50")
+    expect(page.locator("#threshold-history")).to_contain_text("while nobody looked")
+    expect(page.locator("#event-list")).to_contain_text("3.5")
+    assert len(sockets) == 1

@@ -75,10 +75,23 @@ def test_each_rule_is_steered_by_itself(open_page: Open, gan: str) -> None:
     rule.select_option(label="* (GlobalNorm)")
     expect(page.locator("#threshold-applied")).to_have_text("0.30")
     page.get_by_label(re.compile("^Exact value")).fill("0.5")
+    # By the norms of the rule's own parameters, as the server has them.
+    expect(page.locator("#whatif-text")).to_contain_text("0.50 would have clipped")
+    page.get_by_role("button", name="Whole run").click()
+    expect(page.locator("#curve-plot")).to_have_attribute(
+        "aria-label", re.compile(r"Proposed, 0\.50: \d")
+    )
+    asked = page.evaluate(
+        """id => fetch(`/api/v1/runs/${id}/advice?match=*`).then(r => r.json())""", gan
+    )
+    assert asked["steps"] > 20
+    page.locator("#advice-menu > summary").click()
+    expect(page.locator(".advice")).to_have_count(len(asked["suggestions"]))
     page.locator("#threshold-apply").click()
     status = page.locator("#threshold-status")
     expect(status).to_contain_text("Applied at step", timeout=PATIENCE)
     expect(page.locator("#threshold-applied")).to_have_text("0.50")
+    expect(page.locator("#threshold-history li").first.locator(".tag")).to_have_text("*")
     expect(page.locator("#fig-threshold-note")).to_have_text("max_norm, *")
     rule.select_option(label="gen.4.* (GlobalNorm)")
     expect(page.locator("#threshold-applied")).to_have_text("0.10")

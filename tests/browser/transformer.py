@@ -3,7 +3,7 @@ show. An ordinary training script; run it with a server listening."""
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 
 import torch
@@ -44,17 +44,27 @@ class Model(nn.Module):
         return self.head(x)
 
 
-def main(steps: int, steps_per_second: float, name: str) -> None:
+def main(asked: argparse.Namespace) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = Model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    config = {"total_steps": steps}
     tags = ("bf16", "AdamW 2e-3")
     with gradhelm.attach(
-        model, optimizer, max_norm=1.0, name=name, project="transformers", config=config, tags=tags
-    ):
-        for step in range(steps):
+        model,
+        optimizer,
+        max_norm=1.0,
+        name=asked.name,
+        project="transformers",
+        config={"total_steps": asked.steps},
+        tags=tags,
+        control=gradhelm.Control.none() if asked.read_only else None,
+        measure_every=20,
+        run_id=asked.resume,
+        resume=asked.resume is not None,
+        start_step=asked.start,
+    ) as run:
+        for step in range(asked.start, asked.steps):
             started = time.monotonic()
             words = torch.cumsum(torch.randint(0, 3, (BATCH, LENGTH + 1)), dim=1) % WORDS
             logits = model(words[:, :-1])
@@ -62,9 +72,17 @@ def main(steps: int, steps_per_second: float, name: str) -> None:
             # Now and then a batch that is worth a look.
             (loss * (6.0 if step % 170 > 164 else 1.0)).backward()
             optimizer.step()
+            run.log(loss=loss)
             optimizer.zero_grad()
-            time.sleep(max(0.0, 1 / steps_per_second - (time.monotonic() - started)))
+            time.sleep(max(0.0, 1 / asked.rate - (time.monotonic() - started)))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3])
+    words = argparse.ArgumentParser(description=__doc__)
+    words.add_argument("steps", type=int)
+    words.add_argument("rate", type=float, help="steps per second")
+    words.add_argument("name")
+    words.add_argument("--read-only", action="store_true")
+    words.add_argument("--resume", metavar="RUN", help="its id")
+    words.add_argument("--start", type=int, default=0, metavar="STEP")
+    main(words.parse_args())

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { arrange, handful, parse, shares, spread } from "../../dashboard/gradhelm_dashboard/assets/layers.js";
+import { arrange, handful, matcher, parse, ranked, shortName, spread } from "../../dashboard/gradhelm_dashboard/assets/layers.js";
 
 const NAMES = ["wte.weight", "h.0.attn.qkv.weight", "h.0.attn.qkv.bias", "h.1.attn.qkv.weight", "h.1.attn.qkv.bias", "head.weight"];
 
@@ -25,8 +25,29 @@ test("a handful of layers is spread over the depth of one kind", () => {
   assert.deepEqual(handful([]).rows, []);
 });
 
-test("shares are of the squared norm, and non-finite norms have none", () => {
-  const [first, second] = shares([3, NaN, 4]);
-  assert.deepEqual([first.index, second.index], [2, 0]);
-  assert.ok(Math.abs(first.share - 16 / 25) < 1e-9);
+test("a list is in the order that was asked for, grouped or not", () => {
+  const squares = [4, 9, 1, 16, 0, 25];
+  const rows = (sort, grouped) => ranked(NAMES, squares, sort, grouped).map(({ row }) => row);
+  assert.deepEqual(rows("share", false), [5, 3, 1, 0, 2, 4]);
+  assert.deepEqual(rows("depth", false), [0, 1, 2, 3, 4, 5]);
+  assert.deepEqual(rows("name", false), [2, 1, 4, 3, 5, 0]);
+  assert.deepEqual(rows("share", true), [5, 0, 3, 1, 2, 4]);
+  assert.deepEqual(ranked(["b10", "b9"], [0, 0], "name", false), [{ row: 1 }, { row: 0 }]);
+});
+
+test("what is typed is a part of a name, or an expression between slashes", () => {
+  const found = (text) => NAMES.filter(matcher(text).match).length;
+  assert.equal(found(""), NAMES.length);
+  assert.equal(found(" QKV.w "), 2);
+  assert.equal(found("/^h\\.1\\./"), 2);
+  assert.equal(found("/bias$"), 2);
+  const { match, wrong } = matcher("/(/");
+  assert.match(wrong, /group/);
+  assert.equal(match("("), false);
+});
+
+test("a short name begins where layers differ", () => {
+  assert.equal(shortName("transformer.h.11.mlp.fc.weight"), "11.mlp.fc.weight");
+  assert.equal(shortName("head.weight"), "head.weight");
+  assert.equal(shortName("0.weight"), "0.weight");
 });

@@ -99,3 +99,24 @@ test("wide runs keep fewer steps in the browser", () => {
   assert.equal(capacityFor(10), 2048);
   assert.ok(capacityFor(20_000) < 400 && capacityFor(1e6) === 256);
 });
+
+test("smoothing starts at the first value, passes over holes, and of logarithms a spike weighs less", () => {
+  assert.deepEqual(views.smoothed([1, 2, null, 3], 0), [1, 2, null, 3]);
+  const found = views.smoothed([4, 4, null, 4], 0.9);
+  assert.deepEqual(found.map((value) => value && Number(value.toFixed(9))), [4, 4, null, 4]);
+  const plain = views.smoothed([1, 1e6], 0.5);
+  const geometric = views.smoothed([1, 1e6], 0.5, true);
+  assert.ok(Math.abs(plain[1] - (0.25 + 0.5e6) / 0.75) < 1);
+  assert.ok(Math.abs(Math.log10(geometric[1]) - 4) < 1e-9);
+  assert.deepEqual(views.smoothed([0, 1], 0.5, true), [null, 1]);
+});
+
+test("lanes are as long as the lines, with holes where nothing was logged", () => {
+  const matrix = filled([1, 2, 3]);
+  matrix.scalar("loss").bits[1] = bits(0.5);
+  const found = views.fromMatrix(matrix, 1, 3, [0], ["loss", "never"]);
+  assert.deepEqual(found.lanes, [[null, 0.5, null], [null, null, null]]);
+  const column = (...values) => ({ step: Float64Array.of(0, 4), mean: values, min: values, max: values, nonfinite: [0, 0] });
+  const series = { first: 0, last: 7, stride: 4, columns: { global_norm: column(1, 2), loss: column(3, 4) } };
+  assert.deepEqual(views.fromSeries(series, [], ["loss"]).lanes, [[3, 4]]);
+});

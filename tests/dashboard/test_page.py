@@ -19,6 +19,7 @@ from gradhelm_dashboard.app import CONTROLS, build_ui
 from gradhelm_dashboard.pages import page_for
 
 ASSETS = Path(gradhelm_dashboard.__file__).parent / "assets"
+LOGIN = Path(gradhelm_dashboard.__file__).parent / "login" / "files"
 RUN = "01990000-0000-7000-8000-000000000001"
 
 
@@ -60,7 +61,9 @@ def test_the_servers_own_routes_come_first_and_unknown_ones_are_not_pages(
     assert missing.json()["error"]["code"] == "not_found"
 
 
-@pytest.mark.parametrize("path", ["/", f"/runs/{RUN}", "/nothing/here"])
+@pytest.mark.parametrize(
+    "path", ["/", f"/runs/{RUN}", "/compare?runs=a,b", "/settings", "/nothing/here"]
+)
 def test_every_address_is_answered_by_the_shell(client: httpx.Client, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 200
@@ -71,9 +74,9 @@ def test_every_address_is_answered_by_the_shell(client: httpx.Client, path: str)
 def test_a_page_brings_the_scripts_that_it_uses_and_asks_for_its_modules_at_once(
     client: httpx.Client,
 ) -> None:
-    pages = {path: client.get(path).text for path in ("/", f"/runs/{RUN}")}
+    pages = {path: client.get(path).text for path in ("/", f"/runs/{RUN}", "/compare", "/settings")}
     assert "/dash_ag_grid/" in pages["/"]
-    assert "/dash_ag_grid/" not in pages[f"/runs/{RUN}"]
+    assert "/dash_ag_grid/" not in "".join(text for path, text in pages.items() if path != "/")
     for text in pages.values():
         assert "polyfill" not in text
         assert "/dash_renderer." in text
@@ -144,6 +147,42 @@ def test_the_login_page_is_whole_without_a_session(client: httpx.Client) -> None
         assert client.get(source).status_code == 200
 
 
+def test_the_login_page_has_no_script_or_style_of_its_own_and_its_modules_are_public(
+    client: httpx.Client,
+) -> None:
+    text = client.get("/login").text
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\bstyle=|\bon\w+=", text)
+    imported = set()
+    for file in LOGIN.glob("*.js"):
+        imported |= set(re.findall(r'from "\./([^"]+)"', file.read_text()))
+    assert imported
+    for name in imported:
+        assert client.get(f"/login-assets/{name}").status_code == 200
+    used = set(
+        re.findall(r'\$\("([a-z][\w-]+)"\)', "".join(f.read_text() for f in LOGIN.glob("*")))
+    )
+    assert used <= set(re.findall(r'id="([^"]+)"', text))
+
+
+def test_password_managers_are_told_what_is_what(client: httpx.Client) -> None:
+    text = client.get("/login").text
+    assert 'autocomplete="username"' in text
+    assert 'type="password" autocomplete="current-password"' in text
+    settings = (ASSETS / "password.js").read_text()
+    for wanted in ("username", "current-password", "new-password"):
+        assert f'autocomplete: "{wanted}"' in settings
+
+
+def test_only_who_may_is_shown_the_people_and_the_parts_are_led_to() -> None:
+    page = page_for("/settings")
+    by_id = {c.id: c for c in page._traverse() if getattr(c, "id", None)}
+    assert by_id["people"].hidden is True
+    assert by_id["nav-people"].hidden is True
+    links = {c.href for c in page._traverse() if str(getattr(c, "href", "")).startswith("#")}
+    assert links == {"#you", "#tokens", "#people", "#appearance"}
+    assert {link[1:] for link in links} <= set(by_id)
+
+
 def test_assets_are_asked_about_again_after_an_upgrade(client: httpx.Client) -> None:
     answer = client.get("/assets/main.js")
     assert answer.headers["cache-control"] == "no-cache"
@@ -157,33 +196,73 @@ def test_the_parts_that_tests_and_readers_look_for_are_there() -> None:
     assert {
         "live-chart",
         "layer-heatmap",
-        "threshold-input",
         "threshold-apply",
         "threshold-status",
         "event-list",
     } <= ids(run)
+    assert "threshold-input" in made_by_scripts()
     assert run.to_plotly_json()["props"]["data-run"] == RUN
+    assert {"compare-page", "compare-chart", "compare-table"} <= ids(page_for("/compare"))
+    settings = ids(page_for("/settings"))
+    assert {"settings-page", "you", "tokens", "people", "appearance", "nav-people"} <= settings
+    assert {"token-table", "people-table", "session-table", "password-form"} <= made_by_scripts()
     assert "missing-page" in ids(page_for("/nothing/here"))
 
 
+def made_by_scripts() -> set[str]:
+    scripts = "".join(file.read_text() for file in ASSETS.glob("*.js"))
+    return set(re.findall(r"\bid: \"([a-z][\w-]+)\"", scripts))
+
+
+def all_ids() -> set[str]:
+    return set().union(
+        *(ids(page_for(path)) for path in ("/", f"/runs/{RUN}", "/compare", "/settings"))
+    )
+
+
 def test_every_control_that_the_scripts_follow_exists() -> None:
-    everything = ids(page_for("/")) | ids(page_for(f"/runs/{RUN}"))
-    assert set(CONTROLS) <= everything
+    assert set(CONTROLS) <= all_ids()
+
+
+def test_an_address_brings_its_choices_and_wrong_ones_change_nothing() -> None:
+    def chosen(search: str) -> list[str]:
+        page = page_for(f"/runs/{RUN}", search)
+        by_id = {c.id: c for c in page._traverse() if getattr(c, "id", None)}
+        return [by_id[f"{name}-choice"].value for name in ("window", "scale", "heat")]
+
+    usual = ["1000", "log", "absolute"]
+    assert chosen("") == usual
+    assert chosen("?window=all&scale=linear&map=relative") == ["all", "linear", "relative"]
+    assert chosen("?window=7&scale=&map=%00&stream=x") == usual
+
+
+def test_a_link_to_the_runs_or_to_a_comparison_brings_its_choices_too() -> None:
+    def chosen(path: str, search: str, *names: str) -> list[str]:
+        by_id = {c.id: c for c in page_for(path, search)._traverse() if getattr(c, "id", None)}
+        return [by_id[name].value for name in names]
+
+    runs = ("/", "runs-search", "runs-status")
+    assert chosen(runs[0], "?q=gpt%202&status=failed", *runs[1:]) == ["gpt 2", "failed"]
+    assert chosen(runs[0], "?status=alive", *runs[1:]) == ["", "all"]
+    assert chosen(runs[0], f"?q={'x' * 999}", *runs[1:])[0] == "x" * 200
+    compare = ("/compare", "compare-axis", "compare-scale")
+    assert chosen(compare[0], "?x=time&scale=linear", *compare[1:]) == ["time", "linear"]
+    assert chosen(compare[0], "?x=&scale=cubic", *compare[1:]) == ["step", "log"]
 
 
 def test_ids_that_the_scripts_look_up_exist() -> None:
     """A renamed part would otherwise fail silently, as an element that is never filled."""
     from gradhelm_dashboard.shell import layout
 
-    known = ids(page_for("/")) | ids(page_for(f"/runs/{RUN}")) | ids(layout("0"))
-    known |= {"missing-page", "legend-readout"}
+    known = all_ids() | ids(layout("0")) | made_by_scripts()
+    known.add("missing-page")
     for file in ASSETS.glob("*.js"):
         used = set(re.findall(r"(?:\$|say|show|setProps)\(\"([a-z][\w-]+)\"", file.read_text()))
         assert used <= known, file.name
 
 
 def test_strangers_names_are_never_markup() -> None:
-    for file in ASSETS.glob("*.js"):
+    for file in [*ASSETS.glob("*.js"), *LOGIN.glob("*.js")]:
         assert not re.search(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", file.read_text()
         )

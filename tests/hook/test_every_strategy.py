@@ -240,3 +240,25 @@ def test_missing_gradients_half_precision_and_no_gradients_at_all(name):
         optimizer.step()
     assert run.step == 10
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_every_range_that_is_offered_is_one_that_the_strategy_takes(name, server):
+    strategy, model = MAKE[name](), small()
+    run = gradhelm.attach(
+        model,
+        optimizer_of(name, model),
+        clip=strategy,
+        control=gradhelm.Control(strategies=True),
+        server=server.url,
+    )
+    (coded,) = server.hello.coded
+    positive = {other for other, value in strategy.parameters.items() if value > 0}
+    assert positive <= set(coded.limits) | {strategy.threshold_name}
+    for other, limit in coded.limits.items():
+        value = strategy.parameters[other]
+        assert limit.min <= value <= limit.max
+        for end in (limit.min, limit.max):
+            strategy.set(**{other: end})
+            strategy.set(**{other: value})
+    run.close()

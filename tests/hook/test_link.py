@@ -12,7 +12,7 @@ import torch
 from support import eventually
 
 import gradhelm
-from gradhelm import link, wire
+from gradhelm import dial, link, wire
 from gradhelm.cargo import declared
 from gradhelm.outbox import Outbox
 
@@ -249,7 +249,7 @@ def test_a_full_ring_is_declared(server):
     real, ring.batches = ring.batches, lambda *_: iter(())
     one_step(model)
     for _ in range(ring.capacity + 10):
-        stream.count(None, None)
+        stream.count(None)
     ring.batches = real
     until(lambda: not len(ring))
     steps(run, model, 1)
@@ -368,7 +368,7 @@ def test_a_server_that_stops_acknowledging_is_told_what_did_not_come(server, mon
     ],
 )
 def test_the_socket_is_where_the_server_is(server, url):
-    assert link.ingest_url(server) == url
+    assert dial.ingest_url(server) == url
 
 
 def test_an_end_that_comes_while_the_sender_is_busy_loses_no_row(server, monkeypatch):
@@ -378,14 +378,32 @@ def test_an_end_that_comes_while_the_sender_is_busy_loses_no_row(server, monkeyp
     server.wait(lambda: server.of(wire.Heartbeat))
     send, closing = run._link._send, threading.Thread(target=run.close)
 
-    def late(connection):
+    def late(*given):
         if run.step == 0:
             steps(run, model, 1)
             closing.start()
             until(lambda: run._link._finish is not None)
-        return send(connection)
+        return send(*given)
 
     monkeypatch.setattr(run._link, "_send", late)
     server.wait(lambda: server.of(wire.Finish))
     closing.join()
     assert told(server) == [0]
+
+
+def test_what_nobody_answers_is_sent_again(server, monkeypatch):
+    """An answer, or what it answers, may be lost without the end of the connection."""
+    monkeypatch.setattr(dial, "SILENCE_LIMIT", 0.5)
+    server.acks = False
+    model = small()
+    run = gradhelm.attach(model, max_norm=1.0, server=server.url)
+    steps(run, model, 3)
+    server.wait(lambda: len(server.of(wire.Frame)) >= 1)
+    server.acks = True
+    server.wait(lambda: told(server) == [0, 1, 2])
+    assert server.connections == 1
+    sent = run.stats()["sent_frames"]
+    steps(run, model, 1)
+    server.wait(lambda: told(server) == [0, 1, 2, 3])
+    assert run.stats()["sent_frames"] == sent + 1
+    run.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,7 +118,15 @@ def lane() -> Scalars:
     return Scalars(Notices(), frozenset({"lr"}), first_group=1)
 
 
-def test_new_names_open_a_new_group_and_old_groups_stay():
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the time is; in a list, so that it can be set."""
+    now = [1.0]
+    monkeypatch.setattr("gradhelm.scalars.monotonic", lambda: now[0])
+    return now
+
+
+def test_new_names_open_a_new_group_and_old_groups_stay(clock):
     scalars = lane()
     scalars.put(0, 1.0, 0, {"loss": 1.0})
     scalars.put(1, 1.0, 0, {"loss": 2.0, "acc": 0.5})
@@ -126,11 +135,12 @@ def test_new_names_open_a_new_group_and_old_groups_stay():
     assert [(part.group, part.steps.tolist()) for part in rows] == [(1, [0, 1]), (2, [1])]
 
 
-def test_entries_wait_until_they_have_settled_and_split_at_versions():
+def test_entries_wait_until_they_have_settled_and_split_at_versions(clock):
     scalars = lane()
     scalars.put(0, 1.0, 0, {"loss": 1.0})
     scalars.put(1, 1.0, 3, {"loss": 2.0})
-    scalars.put(2, 5.0, 3, {"loss": 3.0})
+    clock[0] = 5.0
+    scalars.put(2, 1.0, 3, {"loss": 3.0})
     assert [(p.version, p.values.tolist()) for p in scalars.rows(before=4.0)] == [
         (0, [[1.0]]),
         (3, [[2.0]]),
@@ -138,10 +148,16 @@ def test_entries_wait_until_they_have_settled_and_split_at_versions():
     assert [p.steps.tolist() for p in scalars.rows(before=6.0)] == [[2]]
 
 
-def test_a_full_lane_counts_what_it_refuses():
+def test_a_clock_that_is_set_back_holds_up_no_scalar(clock):
+    scalars = lane()
+    scalars.put(0, 9e9, 0, {"loss": 1.0})
+    assert [part.times.tolist() for part in scalars.rows(before=2.0)] == [[9e9]]
+
+
+def test_a_full_lane_counts_what_it_refuses(clock):
     scalars = lane()
     for step in range(CAPACITY + 5):
         scalars.put(step, 0.0, 0, {"loss": 1.0})
     scalars.losses.end()
     assert list(scalars.losses.take()) == [Lost(CAPACITY, CAPACITY + 4, 5)]
-    assert sum(len(part.steps) for part in scalars.rows(before=1.0)) == CAPACITY
+    assert sum(len(part.steps) for part in scalars.rows(before=2.0)) == CAPACITY

@@ -72,6 +72,9 @@ def test_one_segment_has_one_writer(tmp_path: Path) -> None:
         Spool(tmp_path)
     kept.close()
     assert not spool.is_written(tmp_path)
+    looking = spool._lock(tmp_path, look=True)
+    assert not spool.is_written(tmp_path)  # several may look
+    os.close(looking)
     Spool(tmp_path).close()
 
 

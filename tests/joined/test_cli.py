@@ -60,6 +60,17 @@ def test_set_without_wait_says_that_it_is_pending(server: Running, here: Program
         (["set", "RUN", "max_norm=nan"], 2, "expected NAME=VALUE"),
         (["set", "RUN", "0.5"], 2, "expected NAME=VALUE"),
         (["set", "RUN", "clip_value=0.5"], 1, "expected max_norm"),
+        (["set", "RUN"], 2, "--roll-back-to V"),
+        (["set", "RUN", "max_norm=0.5", "--roll-back-to", "0"], 2, "or else --roll-back-to"),
+        (["set", "RUN", "--roll-back-to", "7"], 1, "expected 0 (as coded) to 0"),
+        (["set", "RUN", "max_norm=0.5", "--ttl", "0"], 2, "whole number from 1"),
+        (["set", "RUN", "max_norm=0.5", "--not-before", "-1"], 2, "--not-before"),
+        (["set", "RUN", "max_norm=0.5", "--within", "5"], 2, "goes with"),
+        (["set", "RUN", "max_norm=0.5", "--revert-if-nonfinite"], 2, "--within W"),
+        (["set", "RUN", "max_norm=0.5", "--within", "5", "--revert-band", "1:0"], 2, "LOW:HIGH"),
+        (["set", "RUN", "max_norm=0.5", "--within", "5", "--revert-band", "nan:1"], 2, "LOW:HIGH"),
+        (["set", "RUN", "lr_factor=0.5"], 1, "Control(lr=True)"),
+        (["stop", "RUN"], 1, "Control(stop=True)"),
         (["show", "no such run"], 1, "there is no run"),
         (["token", "create", "--role", "king"], 2, "invalid choice"),
         (["token", "create", "--role", "viewer", "--expires", "soon"], 2, "30d, 12h or 45m"),
@@ -159,12 +170,51 @@ def test_serve_refuses_an_old_schema_and_names_the_command(program: Program) -> 
     done = program.run("serve", "--port", str(program.port))
     assert done.returncode == 1
     assert "gradhelm db upgrade" in done.stderr
-    assert "none (this program needs 0002)" in program.run("db", "current").stdout
-    assert program.run("db", "upgrade").stdout.strip() == "revision none → 0002"
-    assert program.json("db", "current") == {"current": "0002", "needed": "0002"}
+    assert "none (this program needs 0006)" in program.run("db", "current").stdout
+    assert program.run("db", "upgrade").stdout.strip() == "revision none → 0006"
+    assert program.json("db", "current") == {"current": "0006", "needed": "0006"}
     program.start("serve")
     eventually(lambda: program.run("doctor").returncode == 0)
 
 
 def test_the_version_is_told(program: Program) -> None:
     assert program.run("--version").stdout.strip() == f"gradhelm {__version__}"
+
+
+def test_accounts_are_made_changed_and_removed(here: Program) -> None:
+    def run(*words: str, code: int = 0, typed: str = "") -> subprocess.CompletedProcess[str]:
+        done = here.run("user", *words, input=typed)
+        assert done.returncode == code, done.stderr
+        return done
+
+    made = here.json(
+        "user", "add", "ann", "--role", "viewer", "--role", "operator@vision", "--link"
+    )
+    assert made["grants"] == {"*": "viewer", "vision": "operator"}
+    assert made["link"].startswith(f"http://127.0.0.1:{here.port}/login#")
+    added = run(
+        "add", "bob", "--role", "admin", "--password-stdin", typed="correct horse battery\n"
+    )
+    assert "admin in all" in added.stdout
+    assert "correct" not in added.stdout + added.stderr
+    listed = run("list").stdout
+    assert "operator in vision" in listed
+    assert "link only" in listed
+    assert "--password-stdin" in run("add", "eve", "--role", "viewer", code=2).stderr
+    assert (
+        "12 to 1000"
+        in run("add", "eve", "--role", "viewer", "--password-stdin", code=1, typed="x\n").stderr
+    )
+    assert "already" in run("add", "ANN", "--role", "viewer", "--link", code=1).stderr
+    assert "expected viewer" in run("add", "eve", "--role", "king", code=2).stderr
+    assert "twice" in run("grant", "ann", "--role", "viewer", "--role", "operator", code=2).stderr
+    assert "operator in speech" in run("grant", "ann", "--role", "operator@speech").stdout
+    run("password", "ann", "--password-stdin", typed="correct horse battery\n")
+    assert "/login#" in run("link", "Ann").stdout
+    run("disable", "ann")
+    assert "disabled" in run("list").stdout
+    run("enable", "ann")
+    for name in ("ann", "bob"):
+        run("remove", name)
+    assert "no user" in run("remove", "ann", code=1).stderr
+    assert "there are no accounts" in run("list").stdout

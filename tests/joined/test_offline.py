@@ -137,14 +137,20 @@ def test_a_killed_run_is_delivered_as_far_as_it_came(server: Running, tmp_path: 
     run, _ = trained(tmp_path, 1_000, "killed")
     done = sync(tmp_path, server, "--json")
     (told,) = json.loads(done.stdout)["delivered"]
-    assert (told["ended"], told["going_on"], told["missing"]) == (False, False, 0)
+    assert (told["ended"], told["lost"], told["going_on"], told["missing"]) == (
+        True,
+        True,
+        False,
+        0,
+    )
     assert steps_of(server, run) == list(range(1_000))
     found = server.get(f"runs/{run}")
     assert found["steps"] == 1_000
-    assert found["status"] in ("live", "stale")  # as of when its last step was taken
-    # Nothing new, and nothing twice.
-    assert sync(tmp_path, server).returncode == 0
-    assert server.get(f"runs/{run}")["steps"] == 1_000
+    assert (found["status"], found["status_reason"]) == ("failed", "the process was lost")
+    (gap,) = server.get(f"runs/{run}/events", kind="gap")["events"]
+    assert (gap["first_step"], gap["count"]) == (1_000, 0)
+    # It was killed, so nobody adds to it: nothing is left here.
+    assert "nothing is kept in" in sync(tmp_path, server).stdout
 
 
 def test_it_is_delivered_while_it_goes_on_and_again_when_it_has_ended(

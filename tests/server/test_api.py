@@ -45,6 +45,11 @@ def test_runs_are_listed_newest_first_in_pages(tmp_path) -> None:
         assert second["next_cursor"] is None
         assert first["counts"]["live"] == 5
         assert [r["id"] for r in server.get("runs", q="RUN 3")["runs"]] == [made[3]]
+        changed = {"note": "Über the top", "tags": ["näher dran", "x"]}
+        assert server.rest.patch(f"/api/v1/runs/{made[1]}", json=changed).status_code == 200
+        for words in ("run dran", "x 1 p", "Über", "100%", "top x " + made[1][:13]):
+            wanted = [] if words == "100%" else [made[1]]
+            assert [r["id"] for r in server.get("runs", q=words)["runs"]] == wanted, words
         assert server.get("runs", project="other")["runs"] == []
         assert server.get("runs", status="failed")["runs"] == []
         assert server.get("server")["points_per_second"] > 0
@@ -80,6 +85,29 @@ def test_a_run_can_be_renamed_tagged_annotated_and_deleted(server: Running) -> N
         assert server.rest.delete(path).status_code == 204
         assert server.rest.get(path).status_code == 404
         assert server.rest.delete(path).status_code == 404
+
+
+def test_a_deletion_can_be_taken_back_while_there_is_something_to_take_back(
+    server: Running,
+) -> None:
+    with trainer(server.ws, server.token) as fake:
+        path = f"/api/v1/runs/{fake.run}"
+        fake.send(0, fake.rows([1.0, 2.0]))
+        assert server.rest.delete(path).status_code == 204
+        fake.send(2, fake.rows([3.0]))  # it trains on
+        back = server.rest.post(f"{path}/restore")
+        assert (back.status_code, back.json()["steps"]) == (200, 3)
+        assert server.rest.get(path).json() == server.get(f"runs/{fake.run}")
+        assert fake.run in [r["id"] for r in server.get("runs", limit=500)["runs"]]
+        again = server.rest.post(f"{path}/restore")
+        assert (again.status_code, again.json()["error"]["code"]) == (409, "not_deleted")
+        unknown = server.rest.post("/api/v1/runs/nothing/restore")
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
+        assert server.rest.delete(path).status_code == 204
+        server.rest.post("/api/v1/prune", json={})
+        gone = server.rest.post(f"{path}/restore")
+        assert (gone.status_code, gone.json()["error"]["code"]) == (409, "removed")
+        assert server.rest.get(path).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -123,6 +151,10 @@ BAD_QUESTIONS = {
     "runs/{run}/series?columns=global_norm&segment=1": 422,
     "runs/{run}/heatmap?points=-5": 422,
     "runs/{run}/heatmap?match=" + "*a" * 200: 422,
+    "runs/{run}/times?points=1": 422,
+    "runs/{run}/times?points=10001": 422,
+    "runs/{run}/times?stream=other": 422,
+    "runs/nothing/times": 404,
     "runs/{run}/whatif": 422,
     "runs/{run}/whatif?max_norm=0": 422,
     "runs/{run}/whatif?max_norm=nan": 422,
@@ -171,6 +203,7 @@ def test_a_run_without_steps_answers_emptily(server: Running) -> None:
             "global_norm": {"step": [], "min": [], "mean": [], "max": [], "nonfinite": []}
         }
         assert server.get(f"{server_run}/heatmap")["values"] == [[], []]
+        assert server.get(f"{server_run}/times") == {"started_at": None, "step": [], "elapsed": []}
         assert (
             server.get(f"{server_run}/whatif", max_norm="1")["results"][0]["clip_fraction"] is None
         )

@@ -19,6 +19,7 @@ from gradhelm_server import compactor, runs, tables, tiles
 from gradhelm_server.compactor import Compactor, Inbox
 from gradhelm_server.matrix import Reader, Stretch
 from gradhelm_server.recorder import Recorder
+from gradhelm_server.roles import LOCAL, Identity
 from gradhelm_server.store import Store
 
 COLUMNS = (
@@ -45,7 +46,9 @@ class Segment:
         self.store = store
         self.run, self.name = new_run(), secrets.token_hex(8)
         hello = wire.Hello(self.run, self.name, "a run", "tests", (), wire.Limits())
-        store.submit(lambda c: runs.begin(c, hello, 0.0)).result()
+        store.submit(
+            lambda c: runs.begin(c, hello, Identity("local", "token", LOCAL), 0.0)
+        ).result()
         self.recorder = store.submit(lambda c: Recorder.load(c, self.run, self.name)).result()
         message = wire.Columns(0, 0, columns)
         store.submit(lambda c: self.recorder.declare(c, message)).result()
@@ -218,3 +221,47 @@ def test_what_a_silent_run_left_is_compacted_without_being_asked(store) -> None:
     eventually(lambda: segment.count(tables.frames) == 0, what="an empty inbox")
     worker.stop()
     assert segment.count(tables.tiles) > 0
+
+
+def test_when_steps_were_taken_is_told_from_tiles_and_inbox_alike(store: Store) -> None:
+    steps = np.concatenate([np.arange(0, 9000), np.arange(9500, 12_000)]).astype(np.uint64)
+    values = np.ones((len(steps), WIDTH), np.float32)
+    mine = Segment(store)
+    for first in range(0, 9800, 4000):
+        mine.put(steps[first : min(first + 4000, 9800)], values[first : min(first + 4000, 9800)])
+
+    def told(points: int) -> tuple[np.ndarray, np.ndarray]:
+        with store.reading() as connection:
+            return Reader(connection, mine.run).times(0, 0, 11_999, points)
+
+    def true(found: np.ndarray, times: np.ndarray, last: int) -> bool:
+        return (
+            found[0] == 0
+            and found[-1] == last
+            and bool(np.isin(found, steps).all())
+            and bool((np.diff(found.astype(np.int64)) > 0).all())
+            and np.array_equal(times, 1e9 + found / 7)
+        )
+
+    before = told(100)
+    assert len(before[0]) == 100
+    assert true(*before, 10_299)
+    mine.compact(over=True)
+    mine.put(steps[9800:], values[9800:])
+    for points in (2, 100, 50_000):
+        found, times = told(points)
+        assert len(found) == min(points, len(steps))
+        assert true(found, times, 11_999)
+
+
+def test_of_a_long_run_some_tiles_tell_the_time(store: Store, monkeypatch) -> None:
+    steps = np.arange(40_000, dtype=np.uint64)
+    mine = Segment(store)
+    for first in range(0, len(steps), 4000):
+        mine.put(steps[first : first + 4000], np.ones((4000, WIDTH), np.float32))
+    mine.compact(over=True)
+    monkeypatch.setattr("gradhelm_server.matrix.LOOKED_INTO", 3)
+    with store.reading() as connection:
+        found, times = Reader(connection, mine.run).times(0, 0, 39_999, 50)
+    assert (found[0], found[-1], len(found)) == (0, 39_999, 50)
+    assert np.array_equal(times, 1e9 + found / 7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import secrets
 from functools import partial
 
@@ -11,6 +12,9 @@ from support import Running, eventually
 from trainer import FakeTrainer, new_run, trainer
 
 from gradhelm import wire
+
+RACES = int(os.environ.get("CHAOS_RACES", "40"))
+"""How often eight write at once; 1,000 for a long look."""
 
 
 def control(server: Running, run: str) -> dict:
@@ -29,6 +33,11 @@ def test_before_any_change_the_document_is_what_the_script_says(server: Running)
         assert answer.json() == {
             "version": 0,
             "desired": {"max_norm": 1.0, "patterns": {}},
+            "lr_factor": 1.0,
+            "stop": False,
+            "not_before_step": None,
+            "ttl_steps": None,
+            "revert_if": None,
             "status": "applied",
             "why": None,
             "step": None,
@@ -37,6 +46,7 @@ def test_before_any_change_the_document_is_what_the_script_says(server: Running)
             "limits": {"max_norm": {"min": 0.01, "max": 100.0}},
             "factor": None,
             "every_steps": 0,
+            "may": {"lr_factor": False, "stop": False},
             "read_only": False,
             "why_read_only": None,
             "threshold_name": "max_norm",
@@ -75,6 +85,9 @@ def test_the_life_of_a_change(server: Running) -> None:
             "step": 7,
             "at": "",
             "values": {"max_norm": 0.5},
+            "lr_factor": 1.0,
+            "stop": False,
+            "until": None,
         }
         (entry,) = server.get(f"runs/{fake.run}/control/history")["versions"]
         assert (entry["author"], entry["reason"], entry["step"]) == ("local", "too loose", 7)
@@ -184,7 +197,53 @@ BAD_BODIES = [
     '{"max_norm": 0.5, "reason": "' + "x" * 1001 + '"}',
     '{"max_norm": 0.5, "match": "encoder.*"}',
     '{"max_norm": 0.5, "match": 7}',
-    '{"max_norm": 0.5, "ttl_steps": 5}',
+    '{"max_norm": 0.5, "ttl_steps": 0}',
+    '{"max_norm": 0.5, "ttl_steps": -1}',
+    '{"max_norm": 0.5, "ttl_steps": 5.0}',
+    '{"max_norm": 0.5, "ttl_steps": "5"}',
+    '{"max_norm": 0.5, "ttl_steps": true}',
+    '{"max_norm": 0.5, "ttl_steps": NaN}',
+    '{"max_norm": 0.5, "ttl_steps": 9007199254740992}',
+    '{"max_norm": 0.5, "ttl_steps": [5]}',
+    '{"max_norm": 0.5, "not_before_step": -1}',
+    '{"max_norm": 0.5, "not_before_step": 0.5}',
+    '{"max_norm": 0.5, "not_before_step": "0"}',
+    '{"max_norm": 0.5, "not_before_step": false}',
+    '{"max_norm": 0.5, "not_before_step": 1e300}',
+    '{"ttl_steps": 5}',
+    '{"ttl_steps": 5, "not_before_step": 5, "reason": "nothing to change"}',
+    '{"max_norm": 0.5, "revert_if": true}',
+    '{"max_norm": 0.5, "revert_if": {}}',
+    '{"max_norm": 0.5, "revert_if": {"within": 5}}',
+    '{"max_norm": 0.5, "revert_if": {"nonfinite": true}}',
+    '{"max_norm": 0.5, "revert_if": {"within": 0, "nonfinite": true}}',
+    '{"max_norm": 0.5, "revert_if": {"within": 5.5, "nonfinite": true}}',
+    '{"max_norm": 0.5, "revert_if": {"within": 5, "nonfinite": 1}}',
+    '{"max_norm": 0.5, "revert_if": {"within": 5, "nonfinite": false}}',
+    '{"max_norm": 0.5, "revert_if": {"within": 5, "nonfinite": true, "loss": 1}}',
+    '{"max_norm": 0.5, "revert_if": {"within": 5, "clip_fraction": 0.5}}',
+    '{"max_norm": 0.5, "revert_if": {"within": 5, "clip_fraction": [0.5]}}',
+    '{"max_norm": 0.5, "revert_if": {"within": 5, "clip_fraction": [0.5, 0.1]}}',
+    '{"max_norm": 0.5, "revert_if": {"within": 5, "clip_fraction": [0, 1.1]}}',
+    '{"max_norm": 0.5, "revert_if": {"within": 5, "clip_fraction": [NaN, 1]}}',
+    '{"max_norm": 0.5, "revert_if": {"within": 5, "clip_fraction": ["0", "1"]}}',
+    '{"max_norm": 0.5, "ttl_steps": 4, "revert_if": {"within": 5, "nonfinite": true}}',
+    '{"roll_back_to": -1}',
+    '{"roll_back_to": 1}',
+    '{"roll_back_to": 0.0}',
+    '{"roll_back_to": "0"}',
+    '{"roll_back_to": true}',
+    '{"roll_back_to": 0, "max_norm": 0.5}',
+    '{"roll_back_to": 0, "lr_factor": 0.5}',
+    '{"roll_back_to": 0, "stop": true}',
+    '{"lr_factor": 0.5}',
+    '{"max_norm": 0.5, "lr_factor": true}',
+    '{"max_norm": 0.5, "lr_factor": "1"}',
+    '{"max_norm": 0.5, "lr_factor": NaN}',
+    '{"stop": true}',
+    '{"stop": 1}',
+    '{"stop": "true"}',
+    '{"max_norm": 0.5, "stop": []}',
     '{"max_norm": 0.5',
     "[0.5]",
     "0.5",
@@ -271,12 +330,12 @@ def test_of_many_at_once_exactly_one_wins(server: Running) -> None:
         trainer(server.ws, server.token) as fake,
         concurrent.futures.ThreadPoolExecutor(8) as pool,
     ):
-        for version in range(20):
+        for version in range(RACES):
             put = partial(server.put_control, fake.run, version)
             racing = [pool.submit(put, max_norm=1 + i / 100) for i in range(8)]
             answers = [future.result().status_code for future in racing]
             assert sorted(answers) == [202] + [412] * 7
-        assert len(server.get(f"runs/{fake.run}/control/history")["versions"]) == 20
+        assert len(server.get(f"runs/{fake.run}/control/history")["versions"]) == RACES
 
 
 def test_after_a_resume_the_change_is_applied_anew_and_says_so(server: Running) -> None:

@@ -13,6 +13,7 @@ from trainer import FakeTrainer, new_run, trainer
 from websockets.exceptions import ConnectionClosed
 
 from gradhelm import wire
+from gradhelm_server.ingest import sorted_out
 
 
 def count(server: Running, run: str) -> int:
@@ -53,6 +54,27 @@ def test_a_skipped_number_is_asked_for_once_and_then_all_is_stored(server: Runni
             pass
         assert sum(isinstance(m, wire.Resend) for m in fake.heard) == 1
         assert count(server, fake.run) == 40
+
+
+@pytest.mark.parametrize(
+    ("numbers", "known", "fresh", "early"),
+    [
+        ((3, 4), False, [3, 4], False),
+        ((1, 2, 3), True, [3], False),
+        ((4, 5), False, [], True),
+        ((3, 5), False, [3], True),
+        ((5, 3, 4, 5), False, [3, 4, 5], False),  # what was asked for, behind what came too early
+        ((2, 5, 3), True, [3], True),
+        ((3, 3, 4, 4), False, [3, 4], False),
+        ((), False, [], False),
+    ],
+)
+def test_a_record_takes_its_turn_whatever_came_before_it(
+    numbers: tuple[int, ...], known: bool, fresh: list[int], early: bool
+) -> None:
+    records = [wire.Gap(number, 0, 0, 1, "lost") for number in numbers]
+    found = sorted_out(records, 2)
+    assert (found[0], [record.seq for record in found[1]], found[2]) == (known, fresh, early)
 
 
 def test_who_comes_back_is_told_where_to_go_on(server: Running) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,7 +13,7 @@ from trainer import SCALARS, FakeTrainer, trainer
 
 from gradhelm import wire
 from gradhelm.errors import SettingsError
-from gradhelm_server import tables
+from gradhelm_server import retention, tables
 from gradhelm_server.settings import Policy, ServerSettings
 
 LAYERS = tuple(f"layer.{i}" for i in range(12))
@@ -122,6 +123,19 @@ def test_a_deleted_run_goes_for_good_and_its_control_history_stays(server: Runni
     with server.store.reading() as connection:
         runs = tables.runs
         assert connection.scalar(select(runs.c.deleted_at).where(runs.c.id == run.run))
+
+
+def test_a_deletion_taken_back_while_the_plan_is_carried_out_costs_nothing(
+    server: Running, run
+) -> None:
+    path = f"/api/v1/runs/{run.run}"
+    assert server.rest.delete(path).status_code == 204
+    with server.store.reading() as connection:
+        planned = retention.plan(connection, Policy(), time.time())
+    assert run.run in planned.deleted
+    assert server.rest.post(f"{path}/restore").status_code == 200
+    retention.carry_out(server.store, planned)
+    assert series(server, run.run, "norm/layer.0", points=20_000)["stride"] == 1
 
 
 @pytest.mark.parametrize(

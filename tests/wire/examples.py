@@ -93,9 +93,14 @@ FROM_TRAINER: dict[str, wire.ToServer] = {
     "heartbeat": wire.Heartbeat(42, {"handoff_p50_us": 3.5, "ring_fill": 0.0}),
     "heartbeat_before_the_first_step": wire.Heartbeat(None, {}),
     "applied": wire.Applied(2, 41, (wire.Rule({"max_norm": 0.25}),)),
+    "applied_for_a_time": wire.Applied(3, 50, (wire.Rule({"max_norm": 0.5}),), back=2),
+    "reverted": wire.Reverted(
+        3, 60, "its time was over at step 60", (wire.Rule({"max_norm": 0.25}),)
+    ),
     "delivered": wire.Delivered(2),
     "rejected": wire.Rejected(3, 44, "max_norm 0.1 is outside 0.25..2500.0"),
     "finish": wire.Finish("finished", 5999),
+    "finish_of_a_lost_process": wire.Finish("failed", None, "the process was lost", lost=True),
     "finish_failed": wire.Finish("failed", None, "ValueError: no data"),
 }
 
@@ -109,6 +114,22 @@ FROM_SERVER: dict[str, wire.ToTrainer] = {
     "change": wire.Change(
         2, (wire.Rule({"max_norm": 0.25}), wire.Rule({"clip_value": 1.0}, "lstm.*"))
     ),
+    "change_with_conditions": wire.Change(
+        3,
+        (wire.Rule({"max_norm": 0.5}),),
+        not_before=50,
+        ttl_steps=10,
+        revert_if=wire.RevertIf(5, nonfinite=True, clip_fraction=(0.05, 0.5)),
+        lr_factor=0.5,
+    ),
+    "change_after_a_restart": wire.Change(
+        3,
+        (wire.Rule({"max_norm": 0.5}),),
+        ttl_steps=10,
+        until=60,
+        back=wire.Document(2, (wire.Rule({"max_norm": 0.25}),)),
+    ),
+    "change_that_stops": wire.Change(4, (wire.Rule({"max_norm": 0.25}),), stop=True),
     "finished": wire.Finished(),
 }
 

@@ -31,7 +31,7 @@ def test_a_frame_comes_back_with_every_bit(data, rows, columns):
         st.lists(st.integers(0, wire.MAX_STEP), min_size=rows, max_size=rows, unique=True)
     )
     times = data.draw(
-        st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=rows, max_size=rows)
+        st.lists(st.floats(0, wire.MAX_TIME, exclude_max=True), min_size=rows, max_size=rows)
     )
     values = np.array(bits, np.uint32).view(np.float32).reshape(rows, columns)
     frame = wire.pack_frame(

@@ -1,0 +1,1 @@
+"""Breaking things: processes killed, disks filled, networks cut, calls that raise."""

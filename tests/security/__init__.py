@@ -1,0 +1,1 @@
+"""Bad input does no harm: the corpus, the description of REST held to the server, the fuzzers."""
