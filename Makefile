@@ -21,7 +21,7 @@ LOCKS := pyproject.toml constraints-dev.txt scripts/setup.sh $(wildcard *build*.
          $(wildcard dashboard/*.py dashboard/package*.json dashboard/*/package*.json package*.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check install fmt lint types pytest oracles docs screenshots bench chaos smoke clean
+.PHONY: help demo test check install fmt lint types pytest oracles docs screenshots bench chaos fuzz audit smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-9s %s\n", $$1, $$2 }'
@@ -41,9 +41,10 @@ fmt: $(VENV)/ready ## format the code and repair what can be repaired
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lint: $(VENV)/ready ## ruff, the formatting included
+lint: $(VENV)/ready ## ruff, the formatting included, and bandit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive client_hook server dashboard migrations
 
 types: $(VENV)/ready ## mypy, strict
 	$(BIN)/mypy
@@ -68,6 +69,13 @@ chaos: $(VENV)/ready ## kill, stop and starve it for a quarter of an hour; print
 	cd tests && $(abspath $(BIN))/python -m chaos.defects
 	cd tests && $(abspath $(BIN))/python -m chaos.stopped
 	cd tests && $(abspath $(BIN))/python -m chaos.kills --cycles 1000 --changes 500
+
+fuzz: $(VENV)/ready ## half an hour of fuzzing, and REST held to its description at length
+	cd tests && $(abspath $(BIN))/python -m security.fuzz $(ARGS)
+	cd tests && PYTHONPATH=server $(abspath $(BIN))/python -m security.rest --examples 100
+
+audit: $(VENV)/ready ## what is installed: whole, pinned, licensed, no known vulnerabilities (asks OSV.dev)
+	$(BIN)/python scripts/audit.py $(ARGS)
 
 smoke: $(VENV)/ready ## build the wheel and try it in fresh environments
 	$(BIN)/pytest -m packaging tests/test_packaging.py

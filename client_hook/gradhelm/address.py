@@ -8,8 +8,11 @@ person whose token it is has said so (``GRADHELM_INSECURE=1``).
 from __future__ import annotations
 
 import ssl
+from http.client import HTTPException
 from typing import Final
 from urllib.parse import urlsplit
+
+from websockets.exceptions import InvalidMessage
 
 from . import redact
 from .settings import is_loopback
@@ -61,4 +64,6 @@ def unreached(error: BaseException) -> str:
         return why
     if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
         return "it does not speak TLS there; is it http://…?"
+    if isinstance(error, HTTPException | InvalidMessage):
+        return "it does not answer in HTTP there; is it https://…?"
     return redact.harmless(error) or type(error).__name__

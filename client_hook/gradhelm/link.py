@@ -165,7 +165,8 @@ class Link:
         ):
             return False
         delay, self._delay = self._delay, min(2 * self._delay, LAST_DELAY)
-        self._rest(max(at_least, delay * random.uniform(0.5, 1.0)))
+        # So that trainers do not come back all at once; nothing secret.
+        self._rest(max(at_least, delay * random.uniform(0.5, 1.0)))  # nosec B311
         return True
 
     def _keep(self) -> None:

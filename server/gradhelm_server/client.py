@@ -9,6 +9,7 @@ import json
 import os
 import ssl
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
@@ -107,7 +108,7 @@ class Client:
             if error.code in accept:
                 return answer
             raise Failed(self._why(answer)) from None
-        except (URLError, OSError, ValueError) as error:
+        except (URLError, OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None)
             why = address.unreached(reason if isinstance(reason, BaseException) else error)
             raise Failed(f"cannot reach {self.server}: {why}; is `gradhelm up` running?") from None

@@ -233,7 +233,8 @@ class Reader:
     ) -> tuple[wire.FloatArray, int]:
         """Maxima [column, bucket] and the step of bucket 0; +Inf where anything was non-finite."""
         origin = first // stride
-        image = np.full((len(wanted), last // stride - origin + 1), wire.MISSING, np.float32)
+        buckets = max(0, last // stride - origin + 1)
+        image = np.full((len(wanted), buckets), wire.MISSING, np.float32)
         row_of = {column: row for row, column in enumerate(wanted)}
         for piece, columns in self._all(wanted, first, last, stride):
             cells = piece.high.T

@@ -80,7 +80,7 @@ def change(
         told["disabled"] = disabled
     if hashed is not None:
         set_password(connection, user, hashed)
-        told["password"] = "set"
+        told["password"] = True  # that it was set
     audit.append(connection, now, by.name, "user changed", None, user=row.name, **told)
 
 

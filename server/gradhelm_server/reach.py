@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .clock import rfc3339
-from .settings import ANYWHERE, LOOPBACK, ServerSettings
+from .settings import LOOPBACK, ServerSettings, is_anywhere
 from .tls import Shown, exposed
 
 
@@ -93,7 +93,7 @@ def _own_name(settings: ServerSettings, shown: Shown | None) -> str:
     names = _names(settings)
     if settings.local:
         possible = [settings.host, "localhost", *names]
-    elif settings.host in ANYWHERE:
+    elif is_anywhere(settings.host):
         possible = [*names, "localhost", "127.0.0.1"]
     else:
         possible = [*({settings.host} & settings.allowed_hosts), *names]

@@ -65,8 +65,6 @@ VARIABLES: dict[str, tuple[str, str]] = {
 
 DEFAULT_PORT = 8642
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-ANYWHERE = frozenset({"0.0.0.0", "::"})
-"""What stands for all addresses of this machine."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ class ServerSettings:
             tls_cert or environ.get("GRADHELM_TLS_CERT"), tls_key or environ.get("GRADHELM_TLS_KEY")
         )
         if not _is_local(host):
-            if not (allowed if host in ANYWHERE else allowed - LOOPBACK):
+            if not (allowed if is_anywhere(host) else allowed - LOOPBACK):
                 raise SettingsError(
                     f"--host {host} would open the server to the network; set "
                     "GRADHELM_ALLOWED_HOSTS to the names that people will reach it by (for "
@@ -197,6 +195,14 @@ def _oidc(environ: Mapping[str, str]) -> OidcSettings | None:
         )
     granted = _asked("GRADHELM_OIDC_GRANTS", environ, grants)
     return OidcSettings(issuer.rstrip("/"), client, secret, name or str(parsed.hostname), granted)
+
+
+def is_anywhere(host: str) -> bool:
+    """Whether it stands for all addresses of this machine."""
+    try:
+        return ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _is_local(host: str) -> bool:

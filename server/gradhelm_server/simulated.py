@@ -102,7 +102,8 @@ class Trainer:
             except (*LOST, WireError) as error:
                 self._load.tally.errors[words(error)] += 1
             if not self._finished:
-                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+                # Nothing secret, here and below: only when simulated trainers do what.
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # nosec B311
                 delay = min(2 * delay, LAST_DELAY)
 
     async def _connection(self) -> None:
@@ -141,7 +142,7 @@ class Trainer:
             self._load.tally.reconnects += 1
         else:
             # Trainers are not in step with each other.
-            self._began = time.monotonic() + random.random() * self._pace
+            self._began = time.monotonic() + random.random() * self._pace  # nosec B311
             self.welcomed.set()
 
     def _hello(self, resume: bool) -> wire.Hello:
@@ -165,7 +166,7 @@ class Trainer:
         """Frames at the server's pace, heartbeats, answers to changes, and at last the finish."""
         loop = asyncio.get_running_loop()
         flush = max(time.monotonic(), self._began)
-        beat = flush + random.random() * BEAT
+        beat = flush + random.random() * BEAT  # nosec B311
         while True:
             now = time.monotonic()
             while self._changes:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import sys
@@ -157,10 +158,11 @@ class Arena:
 
 
 def rehearse(
-    home: Path, cycles: int, seed: int, *, changes: int, tell: bool = False
+    home: Path, cycles: int, seed: int, *, changes: int, least: int = 0, tell: bool = False
 ) -> tuple[Arena, Verdict, dict[str, int]]:
     """``cycles`` kills by the dice of ``seed``, and meanwhile up to ``changes`` of the threshold of
-    the first trainer's run; what was killed how often."""
+    the first trainer's run; what was killed how often. Goes on killing until ``least`` of them are
+    made: a slow machine answers fewer between two kills."""
     dice = random.Random(seed)
     arena = Arena(home)
     kills = {"server": 0, "trainer": 0, "both": 0}
@@ -172,7 +174,9 @@ def rehearse(
         run = arena.trainers[0].run
         arena.changer = Changer(arena.url, arena.token, run, changes, random.Random(seed))
         arena.changer.start()
-        for cycle in range(cycles):
+        for cycle in itertools.count():
+            if cycle >= cycles and len(arena.changer.made) >= least:
+                break
             time.sleep(dice.uniform(0.05, 0.6))
             victim = dice.choice(list(kills))
             kills[victim] += 1

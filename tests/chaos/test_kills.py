@@ -9,7 +9,7 @@ from .kills import rehearse
 
 
 def test_nothing_acknowledged_is_lost_when_either_side_is_killed(tmp_path: Path) -> None:
-    arena, verdict, kills = rehearse(tmp_path / "home", cycles=60, seed=4, changes=40)
+    arena, verdict, kills = rehearse(tmp_path / "home", cycles=60, seed=4, changes=40, least=15)
     assert min(kills.values()) > 10
     assert verdict.stored > 1000
     assert verdict.acknowledged > 10_000

@@ -231,12 +231,15 @@ CONTROL = [
     value(TRIAL + '{"within": 5, "nonfinite": true, "x": 1}}', word="revert_if"),
     value(TRIAL + '{"within": 5, "clip_fraction": [0.5, 0.1]}}', word="low <= high"),
     value(TRIAL + '{"within": 5, "clip_fraction": [0, 1e999]}}', word="finite"),
-    value(TRIAL + '{"within": 5, "nonfinite": true}, "ttl_steps": 4}', word="at most ttl_steps"),
+    put(TRIAL + '{"within": 5, "nonfinite": true}, "ttl_steps": 4}', "contradiction", "ttl_steps"),
     put('{"roll_back_to": 99}', "unknown_version", "99"),
     value('{"roll_back_to": true}', word="whole number"),
-    value('{"roll_back_to": 0, "max_norm": 0.5}', word="not with max_norm"),
-    value(
-        b'{"roll_back_to": 0, "' + b"x" * 100_000 + b'": 1}', word="not with", name="and much more"
+    put('{"roll_back_to": 0, "max_norm": 0.5}', "contradiction", "not with max_norm"),
+    put(
+        b'{"roll_back_to": 0, "' + b"x" * 100_000 + b'": 1}',
+        "contradiction",
+        "not with",
+        "and much more",
     ),
     put('{"lr_factor": 0.5}', "not_allowed", "Control(lr=True)"),
     value('{"lr_factor": NaN}', word="finite"),

@@ -288,7 +288,7 @@ def test_trainers_and_commands_come_by_https(secure: Secure) -> None:
     assert secure.run("link").stdout.startswith(f"{secure.url}/login#")
 
 
-@pytest.mark.parametrize("what", ["an unknown authority", "another name", "no TLS"])
+@pytest.mark.parametrize("what", ["an unknown authority", "another name", "no TLS", "TLS"])
 def test_whoever_is_not_the_server_hears_no_token(secure: Secure, what: str) -> None:
     """The client ends the handshake itself, before there is a request."""
     environment = dict(secure.environment)
@@ -296,12 +296,15 @@ def test_whoever_is_not_the_server_hears_no_token(secure: Secure, what: str) -> 
         "an unknown authority": "SSL_CERT_FILE names",
         "another name": "certificate is not valid for",
         "no TLS": "is it http://",
+        "TLS": "is it https://",
     }[what]
     match what:
         case "an unknown authority":
             del environment["SSL_CERT_FILE"]
         case "another name":
             environment["GRADHELM_SERVER"] = f"https://127.0.0.1:{secure.port}"
+        case "TLS":
+            environment["GRADHELM_SERVER"] = f"http://127.0.0.1:{secure.port}"
     if what == "no TLS":
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]

@@ -94,6 +94,11 @@ async def read_json(request: Request) -> dict[str, Any]:
         raw = await request.body()
     except ClientDisconnect:
         raise ApiError(400, "cut_short", "the body ended before its length was reached") from None
+    return json_object(raw)
+
+
+def json_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object in ``raw``. Raises ApiError 422."""
     try:
         text = raw.decode()  # or Python would look for UTF-16 and 32
         # NaN and Infinity, which Python takes for numbers, are refused where a number is wanted:

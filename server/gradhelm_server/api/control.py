@@ -79,24 +79,7 @@ async def put_control(
     """
     body = await read_json(request)
     row = await state.store.read(lambda connection: runs.find(connection, run))
-    match = _text(body, "match", wire.MAX_NAME) or None
-    stream = runs.stream_of(row, _text(body, "stream", wire.MAX_NAME) or None) or None
-    change = control.Request(
-        values=_values(body, row, match, stream),
-        match=match,
-        stream=stream,
-        reason=_text(body, "reason", 1000),
-        author=identity_of(request).name,
-        expected=_expected(if_match),
-        key=idempotency_key,
-        lr_factor=_lr_factor(body),
-        stop=_flag(body, "stop"),
-        roll_back_to=_whole(body, "roll_back_to", 0),
-        not_before=_whole(body, "not_before_step", 0),
-        ttl_steps=_whole(body, "ttl_steps", 1),
-        revert_if=_revert_if(body),
-    )
-    _check_together(change)
+    change = asked(body, row, if_match, idempotency_key, identity_of(request).name)
     now = time.time()
 
     def work(connection: Connection) -> tuple[int, wire.Change, dict[str, Any]]:
@@ -122,6 +105,31 @@ async def get_history(state: StateHere, run: str) -> dict[str, Any]:
         return control.history(connection, run)
 
     return {"versions": await state.store.read(work)}
+
+
+def asked(
+    body: dict[str, Any], row: Row[Any], if_match: str | None, key: str | None, author: str
+) -> control.Request:
+    """What a request asks for, of the run in ``row``. Raises ApiError 422 or 428."""
+    match = _text(body, "match", wire.MAX_NAME) or None
+    stream = runs.stream_of(row, _text(body, "stream", wire.MAX_NAME) or None) or None
+    change = control.Request(
+        values=_values(body, row, match, stream),
+        match=match,
+        stream=stream,
+        reason=_text(body, "reason", 1000),
+        author=author,
+        expected=_expected(if_match),
+        key=key,
+        lr_factor=_lr_factor(body),
+        stop=_flag(body, "stop"),
+        roll_back_to=_whole(body, "roll_back_to", 0),
+        not_before=_whole(body, "not_before_step", 0),
+        ttl_steps=_whole(body, "ttl_steps", 1),
+        revert_if=_revert_if(body),
+    )
+    _check_together(change)
+    return change
 
 
 def _etag(version: int) -> str:

@@ -51,7 +51,7 @@ async def get_series(
     state: StateHere,
     run: str,
     request: Request,
-    columns: Annotated[str, Query(min_length=1, max_length=100_000, description="Names, by comma")],
+    columns: Annotated[str, Query(min_length=1, max_length=60_000, description="Names, by comma")],
     first: First = None,
     last: Last = None,
     points: Points = 1000,

@@ -222,7 +222,7 @@ class Heatmap(TypedDict):
     first: int
     last: int
     values: list[list[float | None]]
-    nonfinite: list[tuple[int, int]]
+    nonfinite: list[Annotated[list[int], Field(min_length=2, max_length=2)]]
 
 
 class Clipped(TypedDict):
@@ -293,7 +293,7 @@ class RevertIf(TypedDict, total=False):
 
     within: Required[Annotated[int, Field(ge=1, le=wire.MAX_STEP)]]
     nonfinite: bool | None
-    clip_fraction: tuple[Share, Share] | None
+    clip_fraction: Annotated[list[Share], Field(min_length=2, max_length=2)] | None
 
 
 @with_config(
@@ -321,7 +321,7 @@ class ControlChange(TypedDict, total=False):
 class ShownRevertIf(TypedDict):
     within: int
     nonfinite: bool
-    clip_fraction: tuple[float, float] | None
+    clip_fraction: Annotated[list[float], Field(min_length=2, max_length=2)] | None
 
 
 class Conditions(TypedDict):
