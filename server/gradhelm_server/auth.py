@@ -16,6 +16,7 @@ import re
 import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Connection
 from starlette.requests import HTTPConnection
@@ -30,6 +31,8 @@ from .watch import Key, Pass, Sockets
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_BODY = 1024 * 1024
+MAX_NEXT = 4096
+"""Characters of an address that somebody goes on to after signing in; deep links are some hundreds."""
 REMEMBER = 2.0
 """Seconds for which a credential that was found good is not looked up again."""
 
@@ -306,12 +309,21 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) 
         headers.append((b"www-authenticate", b"Bearer"))
         if _wants_page(scope):
             status, body = 303, b""
-            headers.append((b"location", b"/login"))
+            headers.append((b"location", _login(scope)))
     if refusal.allow:
         headers.append((b"allow", refusal.allow.encode()))
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": f"{prefix}.response.start", "status": status, "headers": headers})
     await send({"type": f"{prefix}.response.body", "body": body})
+
+
+def _login(scope: Scope) -> bytes:
+    """The login page's address, from which one goes on to what was asked for."""
+    query: bytes = scope["query_string"]
+    wanted: bytes = scope["raw_path"] + (b"?" + query if query else b"")
+    if wanted == b"/" or len(wanted) > MAX_NEXT:
+        return b"/login"
+    return b"/login?next=" + quote(wanted).encode()
 
 
 def _not_found(send: Send) -> Send:

@@ -51,11 +51,11 @@ class Oidc:
                 "timeout": 10,
             },
         )
-        self._on_their_way: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._on_their_way: dict[str, tuple[float, dict[str, Any], str]] = {}
 
-    async def leave(self, request: Request, back: str) -> tuple[Response, str]:
+    async def leave(self, request: Request, back: str, wanted: str) -> tuple[Response, str]:
         """The answer that sends somebody to the issuer, and what they must bring back. ``back``: the
-        address that they come back to. Raises Unreachable."""
+        address that they come back to, ``wanted``: and go on to. Raises Unreachable."""
         from httpx2 import HTTPError
 
         kept: dict[str, Any] = {}
@@ -68,16 +68,17 @@ class Oidc:
         self._on_their_way = {k: v for k, v in self._on_their_way.items() if v[0] > now}
         while len(self._on_their_way) >= MOST:
             del self._on_their_way[next(iter(self._on_their_way))]
-        self._on_their_way[ticket] = (now + LIFE, kept)
+        self._on_their_way[ticket] = (now + LIFE, kept, wanted)
         return response, ticket
 
-    async def arrive(self, request: Request, ticket: str) -> Claims:
-        """Who came back. Raises ApiError 401 with the reason why it cannot be believed."""
+    async def arrive(self, request: Request, ticket: str) -> tuple[Claims, str]:
+        """Who came back, and where to go on to. Raises ApiError 401 with the reason why it cannot be
+        believed."""
         from authlib.common.errors import AuthlibBaseError
         from httpx2 import HTTPError
         from joserfc.errors import JoseError
 
-        until, kept = self._on_their_way.pop(ticket, (0.0, {}))
+        until, kept, wanted = self._on_their_way.pop(ticket, (0.0, {}, "/"))
         if until <= time.time():
             raise ApiError(401, "bad_code", "this took too long, or began in another browser")
         request.scope["session"] = kept
@@ -93,7 +94,7 @@ class Oidc:
         if not isinstance(subject, str) or not subject:
             raise ApiError(401, "bad_code", f"{self.settings.name} did not say who you are")
         verified = isinstance(email, str) and told.get("email_verified") is True
-        return Claims(f"{self.settings.issuer}|{subject}", email if verified else None)
+        return Claims(f"{self.settings.issuer}|{subject}", email if verified else None), wanted
 
 
 @dataclass(frozen=True, slots=True)

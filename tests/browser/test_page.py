@@ -43,7 +43,7 @@ def test_a_login_link_works_once(browser: Browser, up: Program) -> None:
     expect(second.locator("#refused")).to_be_visible(timeout=PATIENCE)
     expect(second.locator("#refused")).to_contain_text("gradhelm link")
     second.goto(f"{up.url}/runs/anything")
-    second.wait_for_url(f"{up.url}/login", timeout=PATIENCE)
+    second.wait_for_url(f"{up.url}/login?next=/runs/anything", timeout=PATIENCE)
     expect(second.locator("#explain")).to_be_visible()
     for page in (first, second):
         page.context.close()

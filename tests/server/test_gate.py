@@ -113,8 +113,18 @@ def test_a_token_in_the_query_is_not_looked_at(server: Running) -> None:
 
 
 def test_a_person_is_led_to_the_login_page(server: Running) -> None:
-    answer = httpx.get(f"{server.url}/runs/x", headers={"Accept": "text/html"})
-    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+    for wanted, login in (
+        ("/", "/login"),
+        ("/runs/x", "/login?next=/runs/x"),
+        (
+            "/runs/x%2F?window=10&layer=a%20b",
+            "/login?next=/runs/x%252F%3Fwindow%3D10%26layer%3Da%2520b",
+        ),
+        ("//evil.example/x", "/login?next=//evil.example/x"),  # the login page goes nowhere else
+        ("/runs/" + "x" * 5000, "/login"),
+    ):
+        answer = httpx.get(server.url + wanted, headers={"Accept": "text/html"})
+        assert (answer.status_code, answer.headers["location"]) == (303, login)
 
 
 def token(server: Running, role: str, **values: object) -> dict[str, str]:

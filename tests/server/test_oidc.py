@@ -39,12 +39,34 @@ def add(here: Running, name: str = "ann@example.org", **more: object) -> dict:
     return here.rest.post("/api/v1/users", json=body).json()
 
 
-def come(here: Running, client: httpx.Client) -> httpx.Response:
+def come(here: Running, client: httpx.Client, **query: str) -> httpx.Response:
     """By way of the issuer, as a browser does; the answer of the callback."""
-    answer = client.get(f"{here.url}/login/oidc")
+    answer = client.get(f"{here.url}/login/oidc", params=query)
     assert answer.status_code == 302
     answer = client.get(answer.headers["location"])
     return client.get(answer.headers["location"])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "address"),
+    [
+        ("/runs/x?window=10#map", "/runs/x?window=10#map"),
+        ("/?q=ä%C3%A4 \u202e", "/?q=%C3%A4%C3%A4%20%E2%80%AE"),
+        ("//evil.example", "/"),
+        ("/\\evil.example", "/"),
+        ("/\t/evil.example", "/"),
+        ("/x\r\nSet-Cookie: a=b", "/"),
+        ("https://evil.example", "/"),
+        ("/login?next=/login", "/"),
+        ("/login-links", "/login-links"),
+        ("/" + "x" * 5000, "/"),
+        ("", "/"),
+    ],
+)
+def test_one_goes_on_to_where_one_wanted(here: Running, wanted: str, address: str) -> None:
+    add(here)
+    with httpx.Client() as client:
+        assert come(here, client, next=wanted).headers["location"] == address
 
 
 def told(answer: httpx.Response) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from .. import oidc, people, sessions
-from ..auth import cookie_name
+from ..auth import MAX_NEXT, cookie_name
 from ..errors import ApiError
 from ..state import State, identity_of
 from . import shapes
@@ -105,13 +106,20 @@ async def get_ways(state: StateHere) -> dict[str, Any]:
 
 
 @router.get("/login/oidc", status_code=302, responses=led("to the issuer"))
-async def leave_for_issuer(state: StateHere, request: Request) -> Response:
+async def leave_for_issuer(
+    state: StateHere,
+    request: Request,
+    wanted: Annotated[
+        str,
+        Query(alias="next", description="Path of this server to go on to; others are passed over"),
+    ] = "",
+) -> Response:
     """Sends the browser to the OpenID Connect issuer."""
     if state.oidc is None:
         return _back_to_login("nobody else says here who somebody is")
     back = f"{request.url.scheme}://{request.headers['host']}{CALLBACK}"
     try:
-        response, ticket = await state.oidc.leave(request, back)
+        response, ticket = await state.oidc.leave(request, back, _own_path(wanted))
     except oidc.Unreachable as error:
         log.warning("the OpenID Connect issuer cannot be asked: %s", error)
         return _back_to_login(f"{state.oidc.settings.name} cannot be reached at the moment")
@@ -134,7 +142,7 @@ async def arrive_from_issuer(state: StateHere, request: Request) -> Response:
         return _back_to_login("nobody else says here who somebody is")
     granted = state.oidc.settings.grants
     try:
-        claims = await state.oidc.arrive(request, request.cookies.get(TICKET, ""))
+        claims, wanted = await state.oidc.arrive(request, request.cookies.get(TICKET, ""))
         now = time.time()
         user = await state.store.write(
             lambda connection: oidc.account(connection, claims, granted, now)
@@ -143,9 +151,18 @@ async def arrive_from_issuer(state: StateHere, request: Request) -> Response:
         return _back_to_login(error.message)
     response = await begin_session(state, request, user, "oidc")
     response.status_code = 303
-    response.headers["location"] = "/"
+    response.headers["location"] = wanted
     _forget(response, request, TICKET, CALLBACK)
     return response
+
+
+def _own_path(wanted: str) -> str:
+    """``wanted`` as an address on this server; "/" where it is none. Two slashes, or a backslash, which
+    browsers take for one, would lead to another server, and browsers drop tabs and line ends."""
+    path = r"/(?![/\\]|login(?![^/?#]))[^\\\x00-\x1f\x7f]*"
+    if len(wanted) > MAX_NEXT or not re.fullmatch(path, wanted):
+        return "/"
+    return quote(wanted, safe="/:%#?=@[]!$&'()*+,;")
 
 
 def _forget(response: Response, request: Request, name: str, path: str) -> None:

@@ -45,7 +45,8 @@ async function offer(alsoLink) {
   show("by-oidc", ways.oidc !== null);
   if (ways.oidc) {
     $("by-oidc").textContent = `Sign in with ${ways.oidc.name}`;
-    $("by-oidc").href = "/login/oidc";
+    const next = readNext(location.search, readHash(location.hash).anchor);
+    $("by-oidc").href = "/login/oidc" + (next && `?next=${encodeURIComponent(next)}`);
   }
   const only = !ways.password && ways.oidc === null;
   const explain = $("explain");
