@@ -7,7 +7,7 @@ const target = asked.get("target");
 const run = asked.get("run");
 const sockets = target.replace("http", "ws");
 const outcome = {};
-const LIMIT = 10_000;
+const LIMIT = 4_000;
 
 function attempt(name, act) {
   const limit = new Promise((_, no) => setTimeout(() => no({ name: "timeout" }), LIMIT));

@@ -229,7 +229,7 @@ CONTROL = [
     value(TRIAL + '{"within": 0, "nonfinite": true}}', word="within"),
     value(TRIAL + '{"within": 5, "nonfinite": 1}}', word="nonfinite"),
     value(TRIAL + '{"within": 5, "nonfinite": true, "x": 1}}', word="revert_if"),
-    value(TRIAL + '{"within": 5, "clip_fraction": [0.5, 0.1]}}', word="low <= high"),
+    put(TRIAL + '{"within": 5, "clip_fraction": [0.5, 0.1]}}', "contradiction", "low <= high"),
     value(TRIAL + '{"within": 5, "clip_fraction": [0, 1e999]}}', word="finite"),
     put(TRIAL + '{"within": 5, "nonfinite": true}, "ttl_steps": 4}', "contradiction", "ttl_steps"),
     put('{"roll_back_to": 99}', "unknown_version", "99"),

@@ -116,6 +116,13 @@ def fuzz(name: str, seconds: int, seed: int = 0) -> Report:
         )
 
 
+def golden(pattern: str = "*.hex") -> list[bytes]:
+    """Messages as they are written down beside the wire's own tests: a hexdump's left side."""
+    files = sorted((TESTS / "wire" / "golden").glob(pattern))
+    lines = [path.read_text(encoding="utf-8").splitlines() for path in files]
+    return [bytes.fromhex("".join(line[:47] for line in text)) for text in lines]
+
+
 def target(name: str) -> ModuleType:
     return importlib.import_module(f"security.fuzz_{name}")
 

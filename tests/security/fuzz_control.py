@@ -45,8 +45,7 @@ BODIES = [
 def seeds() -> list[bytes]:
     bodies = [b"\0\0" + bytes([len(b)]) + b.encode() for b in BODIES]
     both = [b"\0\0" + b"".join(bytes([len(b)]) + b.encode() for b in BODIES)]
-    golden = sorted((fuzz.TESTS / "wire" / "golden").glob("change*.hex"))
-    changes = [b"\1\0\0" + bytes.fromhex(path.read_text()) for path in golden]
+    changes = [b"\1\0\0" + message for message in fuzz.golden("change*.hex")]
     return bodies + both + changes + [b"\1\1\1" + bytes(range(80)) * 3]
 
 

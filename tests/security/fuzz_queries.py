@@ -26,7 +26,7 @@ from .fuzz_wire import RUN, SEGMENT
 
 with fuzz.instrumented():
     from gradhelm import wire
-    from gradhelm_server import accounts, runs
+    from gradhelm_server import runs, tokens
     from gradhelm_server.api.ask import json_object
     from gradhelm_server.api.control import _expected
     from gradhelm_server.api.matrix import _thresholds
@@ -257,7 +257,7 @@ def service() -> tuple[asyncio.AbstractEventLoop, Service, str]:
 
     store = Store(url)
     store.submit(tables.metadata.create_all).result()
-    token = store.submit(lambda c: accounts.local_token(c, home, time.time())).result()
+    token = store.submit(lambda c: tokens.local(c, home, time.time())).result()
     hello = wire.Hello(
         RUN,
         SEGMENT,

@@ -42,8 +42,7 @@ COLUMNS = wire.Columns(0, 0, (wire.Column("global_norm", "scalar"),))
 
 
 def seeds() -> list[bytes]:
-    golden = sorted((fuzz.TESTS / "wire" / "golden").glob("*.hex"))
-    written = [b"\1" + bytes.fromhex(path.read_text()) for path in golden]
+    written = [b"\1" + message for message in fuzz.golden()]
     return written + [bytes([0, n]) + bytes(range(1, 60)) * 4 for n in (1, 9, 200)]
 
 

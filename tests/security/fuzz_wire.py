@@ -44,8 +44,7 @@ FOUND: list[bytes] = []
 
 
 def seeds() -> list[bytes]:
-    golden = sorted((fuzz.TESTS / "wire" / "golden").glob("*.hex"))
-    whole = [bytes.fromhex(path.read_text()) for path in golden]
+    whole = fuzz.golden()
     made = [bytes([kind]) + bytes(range(n)) * 8 for kind in (1, 2) for n in (7, 40)]
     return [b"\0" + data for data in whole] + made
 
