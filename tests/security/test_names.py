@@ -58,6 +58,7 @@ class Canary:
 
     context: BrowserContext
     url: str
+    bare: bool = False  # without a content security policy
     fired: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
@@ -230,8 +231,7 @@ def canary(request: pytest.FixtureRequest, chrome: Browser, named: Named) -> Ite
         viewport={"width": 1440, "height": 1600},
         accept_downloads=True,
     )
-    made = Canary(context, named.program.url)
-    yield made
+    yield Canary(context, named.program.url, bare=request.param == "without any policy")
     context.close()
 
 
@@ -345,11 +345,14 @@ def test_the_table_of_runs(canary: Canary, named: Named) -> None:
 
 def test_a_runs_page(canary: Canary, named: Named) -> None:
     page = canary.page()
-    for run in named.runs:
+    # The first run has all of them; the others, which have each in another place, where the policy
+    # would not hide what is wrong.
+    for run in named.runs if canary.bare else named.runs[:1]:
         through_run(canary, page, run)
-    shown = "\n".join(canary.seen)
-    missing = [name for name in ALL if name.strip() and name.strip() not in shown]
-    assert len(missing) < len(ALL) / 4, missing
+    if canary.bare:
+        shown = "\n".join(canary.seen)
+        missing = [name for name in ALL if name.strip() and name.strip() not in shown]
+        assert len(missing) < len(ALL) / 4, missing
     canary.nothing_happened()
 
 
