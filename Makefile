@@ -7,11 +7,13 @@
 #   TORCH     which torch is installed           (default: torch, the release in the constraints)
 #   PIP_ARGS  more words for pip, such as an index that has CPU builds of torch
 #   CHROMIUM  the browser for the page's tests   (default: the first one found)
+#   JOBS      how many tests at a time           (default: 2; many wait for clocks and sockets)
 #   ARGS      more words for what is run: make demo ARGS="--port 9000", make pytest ARGS="-k wire"
 
 VENV ?= .venv
 ORACLES ?= .venv-oracles
 TORCH ?= torch
+JOBS ?= 2
 ARGS ?=
 BIN := $(VENV)/bin
 export PYTHON VENV TORCH PIP_ARGS CHROMIUM
@@ -50,7 +52,7 @@ types: $(VENV)/ready ## mypy, strict
 	$(BIN)/mypy
 
 pytest: $(VENV)/ready ## pytest alone; ARGS="-k name" or ARGS="-m 'not browser'" for less
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 oracles: $(ORACLES)/ready ## the strategies and integrations beside the packages they are held to
 	$(ORACLES)/bin/pytest tests/oracles $(ARGS)
