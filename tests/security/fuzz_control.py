@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from . import fuzz
 from .draw import Draw
-from .fuzz_wire import NOW, RUN, database
+from .fuzz_wire import NOW, RUN, WHO, database
 
 with fuzz.instrumented():
     from gradhelm import wire
@@ -122,6 +122,7 @@ def a_server(draw: Draw, connection: Connection) -> None:
     runs.begin(
         connection,
         wire.Hello(RUN, "00ff00ff00ff00ff", "n", "p", script.coded, script.limits),
+        WHO,
         NOW,
     )
     version = 0

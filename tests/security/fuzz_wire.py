@@ -31,6 +31,7 @@ with fuzz.instrumented():
     from gradhelm_server.ingest import TrainerConnection
     from gradhelm_server.matrix import Reader
     from gradhelm_server.recorder import Recorder
+    from gradhelm_server.roles import LOCAL, Identity
     from gradhelm_server.runs import Patience
     from gradhelm_server.state import PointsMeter
     from gradhelm_server.store import Commit
@@ -38,6 +39,8 @@ with fuzz.instrumented():
 RUN = "01912d68-783e-7a03-8467-5661c1243ad4"
 SEGMENT = "00ff00ff00ff00ff"
 NOW = 1.7e9
+WHO = Identity("local", "token", LOCAL)
+"""Who says it all: the administrator of this machine."""
 SCALARS = ("global_norm", "threshold", "clip_coef", "clipped", "skipped", "nonfinite")
 PATIENCE = Patience(15.0, 600.0)
 FOUND: list[bytes] = []
@@ -165,13 +168,13 @@ def _a_connection(draw: Draw, connection: Connection) -> None:
         hello = wire.decode_from_trainer(wire.encode(hello))  # type: ignore[assignment]
     except (WireError, UnicodeEncodeError):
         return
-    runs.begin(connection, hello, NOW)
+    runs.begin(connection, hello, WHO, NOW)
     state: Any = SimpleNamespace(
         hub=Hub(), meter=PointsMeter(), compactor=SimpleNamespace(wake=lambda *_: None)
     )
     viewer = Viewer()
     state.hub.watch(RUN, viewer)
-    trainer = TrainerConnection(Silent(), state)  # type: ignore[arg-type]
+    trainer = TrainerConnection(Silent(), state, WHO)  # type: ignore[arg-type]
     trainer.run, trainer.segment = RUN, SEGMENT
     trainer._recorder = Recorder.load(connection, RUN, SEGMENT)
     world = World()
