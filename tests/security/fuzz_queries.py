@@ -41,7 +41,10 @@ with fuzz.instrumented():
     from gradhelm_server.settings import LOOPBACK, ServerSettings, duration, size
     from gradhelm_server.store import Commit, Store
 
-FOUND: list[bytes] = []
+FOUND = [
+    # Series of columns, asked for with bytes behind them that are no UTF-8.
+    b"\xdc\x85\0\xfb" + bytes(11) + b"\1\0\0\0\0\xfb\0\0\0\xff\1\xff" + bytes(13),
+]
 SECOND = 1.0
 
 

@@ -49,7 +49,24 @@ FOUND: list[bytes] = []
 def seeds() -> list[bytes]:
     whole = fuzz.golden()
     made = [bytes([kind]) + bytes(range(n)) * 8 for kind in (1, 2) for n in (7, 40)]
-    return [b"\0" + data for data in whole] + made
+    return [b"\0" + data for data in whole] + made + lives()
+
+
+def lives() -> list[bytes]:
+    """Connections as trainers have them, in what ``a_hello`` and ``World`` draw."""
+    hello, columns = bytes(14), b"\5\0\0\0"
+    frames = [b"\0\0\0\3\0\0\1\0\0\1" + bytes([n, 2 * n]) + b"\0\0" for n in range(8)]
+    scalars = b"\6\1\0\1\0\0\0\0\0" + frames[3].replace(b"\0\0", b"\0\1", 1)
+    gap, heartbeat = b"\7\0\1\x50\0\1\x60\0\1\5\0\0\0", b"\x08\0\1\x20\0\0\0\1\5\0"
+    reports = [b"\x0a\1\0\0\0\1\1\0\1\5\0\0" + bytes([kind]) for kind in range(4)]
+    finish = b"\x09\0\1\x99\0\0\0\0"
+    stored = b"\1" + columns + frames[0] + b"\3" + b"".join(frames[1:5])
+    rest = b"\2" + frames[5] + gap + frames[6] + b"\0" + heartbeat + b"\3" + b"".join(reports)
+    return [
+        b"\1" + hello + stored,
+        b"\1" + hello + stored + rest + b"\0" + finish,
+        b"\1" + hello + stored + b"\1" + scalars + b"\1" + finish + frames[7],
+    ]
 
 
 def one(data: bytes) -> None:
@@ -254,7 +271,7 @@ def a_hello(draw: Draw) -> wire.Hello:
         config=draw.pick(
             ("{}", '{"total_steps": 9}', "{", "[]", '{"a": 1e999}', '{"a": "\\ud800"}')
         ),
-        tags=(draw.text(),),
+        tags=(draw.text() or "t",),
         started=draw.number(),
         version=draw.whole(),
     )
