@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -133,10 +134,11 @@ def a_server(draw: Draw, connection: Connection) -> None:
         WHO,
         NOW,
     )
+    shown(connection)
     version = 0
     while draw:
         raw = draw.take(draw.below(256))
-        before = version
+        written = changes(connection)
         try:
             version = put(connection, raw, version)
         except ApiError as refused:
@@ -144,11 +146,22 @@ def a_server(draw: Draw, connection: Connection) -> None:
             assert refused.code
             assert 0 < len(refused.message) <= 1000
             json.dumps(refused.body(), allow_nan=False).encode()
-            version = before
-        for answer in (control.document(connection, RUN), control.history(connection, RUN)):
-            json.dumps(answer, allow_nan=False).encode()
-        if version > before:
-            agreed(connection, script, version)
+            assert changes(connection) == written, "of what is refused something is stored"
+            continue
+        shown(connection)
+        agreed(connection, script, version)
+        shown(connection)
+
+
+def changes(connection: Connection) -> int:
+    """Rows that were ever written."""
+    driver: Any = connection.connection.dbapi_connection
+    return int(driver.total_changes)
+
+
+def shown(connection: Connection) -> None:
+    for answer in (control.document(connection, RUN), control.history(connection, RUN)):
+        json.dumps(answer, allow_nan=False).encode()
 
 
 def put(connection: Connection, raw: bytes, version: int) -> int:
