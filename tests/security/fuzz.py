@@ -5,8 +5,8 @@
     python -m security.fuzz spool --input FILE     an input that was found, tried again
 
 From the folder ``tests``. A target is a module ``fuzz_NAME`` with ``one(data)``, which raises for
-what must not be; ``seeds()``, inputs to begin with; and ``FOUND``, inputs that broke it once and are
-tried by every test run. It runs in a process of its own under Atheris, or, where there is no Atheris
+what must not be; ``seeds()``, inputs to begin with; ``FOUND``, inputs that broke it once and are
+tried by every test run; and, if it begins what would go on by itself, ``end()``. It runs in a process of its own under Atheris, or, where there is no Atheris
 for a machine, with inputs that are changed blindly; the report says which.
 """
 
@@ -23,8 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -43,8 +44,9 @@ LONGEST = 8192
 CHILD = "FUZZ_CHILD"
 
 
-def instrumented() -> AbstractContextManager[Any]:
-    """What a target imports within it tells the fuzzer which way it goes."""
+def instrumented(*packages: str) -> AbstractContextManager[Any]:
+    """What a target imports within it, of these packages (by default, ours), tells the fuzzer which
+    way it goes. A target itself does not, nor what was imported before."""
     if CHILD not in os.environ:
         return nullcontext()
     try:
@@ -52,7 +54,7 @@ def instrumented() -> AbstractContextManager[Any]:
     except ImportError:
         return nullcontext()
     found: AbstractContextManager[Any] = atheris.instrument_imports(
-        include=["gradhelm", "gradhelm_server"]
+        include=[*(packages or ("gradhelm", "gradhelm_server"))]
     )
     return found
 
@@ -90,6 +92,7 @@ def fuzz(name: str, seconds: int, seed: int = 0) -> Report:
             env={
                 **os.environ,
                 CHILD: folder,
+                "TMPDIR": folder,  # a fuzzer that found something ends without tidying up
                 "PYTHONPATH": os.pathsep.join(map(str, [*PLACES, TESTS, TESTS / "server"])),
             },
             capture_output=True,
@@ -123,19 +126,24 @@ def golden(pattern: str = "*.hex") -> list[bytes]:
     return [bytes.fromhex("".join(line[:47] for line in text)) for text in lines]
 
 
-def target(name: str) -> ModuleType:
-    return importlib.import_module(f"security.fuzz_{name}")
+@contextmanager
+def target(name: str) -> Iterator[ModuleType]:
+    """The module; what it has begun is ended, also when it raises."""
+    module = importlib.import_module(f"security.fuzz_{name}")
+    try:
+        yield module
+    finally:
+        getattr(module, "end", lambda: None)()
 
 
 # -- in the process of a target -------------------------------------------------------------------
 
 
-def run(name: str, seconds: int, seed: int, folder: Path) -> None:
+def run(module: ModuleType, seconds: int, seed: int, folder: Path) -> None:
     """Ends the process."""
     found, corpus = folder / "found", folder / "corpus"
     found.mkdir()
     corpus.mkdir()
-    module = target(name)
     for data in [*module.seeds(), *module.FOUND]:
         (corpus / hashlib.sha1(data).hexdigest()).write_bytes(data)
     try:
@@ -193,10 +201,12 @@ def main(names: list[str] | None = None) -> int:
     asked = parser.parse_args()
     seconds = asked.seconds or IN_ALL // len(asked.names)
     if CHILD in os.environ:
-        run(asked.names[0], seconds, asked.seed, Path(os.environ[CHILD]))
+        with target(asked.names[0]) as module:
+            run(module, seconds, asked.seed, Path(os.environ[CHILD]))
         return 0
     if asked.input is not None:
-        target(asked.names[0]).one(asked.input.read_bytes())
+        with target(asked.names[0]) as module:
+            module.one(asked.input.read_bytes())
         return 0
     crashes = 0
     with ThreadPoolExecutor(2) as pool:

@@ -12,12 +12,13 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import Connection
 
 from . import fuzz
 from .draw import Draw
-from .fuzz_wire import NOW, RUN, database
+from .fuzz_wire import NOW, RUN, WHO, database
 
 with fuzz.instrumented():
     from gradhelm import wire
@@ -28,7 +29,10 @@ with fuzz.instrumented():
     from gradhelm_server.api.control import asked
     from gradhelm_server.errors import ApiError
 
-FOUND: list[bytes] = []
+FOUND = [
+    # A change to version 0, which is what the script says: nothing to decide, nothing to answer.
+    b"\1\0\0\0\0\0\xff" + wire.encode(wire.Change(0, (), lr_factor=2.0)),
+]
 BODIES = [
     '{"max_norm": 0.5, "reason": "x"}',
     '{"max_norm": 0.25, "ttl_steps": 5, "not_before_step": 7}',
@@ -42,11 +46,16 @@ BODIES = [
 ]
 
 
+ALLOWED = b"\0\1\1\0"
+"""What ``Script`` draws for any factor, learning rates and a stop."""
+
+
 def seeds() -> list[bytes]:
-    bodies = [b"\0\0" + bytes([len(b)]) + b.encode() for b in BODIES]
-    both = [b"\0\0" + b"".join(bytes([len(b)]) + b.encode() for b in BODIES)]
-    changes = [b"\1\0\0" + message for message in fuzz.golden("change*.hex")]
-    return bodies + both + changes + [b"\1\1\1" + bytes(range(80)) * 3]
+    told = [bytes([len(body)]) + body.encode() for body in BODIES]
+    bodies = [b"\0" + ALLOWED + body for body in [*told, b"".join(told)]]
+    messages = [b"\0" + bytes([len(m)]) + m for m in fuzz.golden("change*.hex")]
+    changes = [b"\1" + ALLOWED + message + b"\1" for message in messages]
+    return bodies + changes + [b"\1\1\1" + bytes(range(80)) * 3]
 
 
 def one(data: bytes) -> None:
@@ -122,12 +131,14 @@ def a_server(draw: Draw, connection: Connection) -> None:
     runs.begin(
         connection,
         wire.Hello(RUN, "00ff00ff00ff00ff", "n", "p", script.coded, script.limits),
+        WHO,
         NOW,
     )
+    shown(connection)
     version = 0
     while draw:
         raw = draw.take(draw.below(256))
-        before = version
+        written = changes(connection)
         try:
             version = put(connection, raw, version)
         except ApiError as refused:
@@ -135,11 +146,22 @@ def a_server(draw: Draw, connection: Connection) -> None:
             assert refused.code
             assert 0 < len(refused.message) <= 1000
             json.dumps(refused.body(), allow_nan=False).encode()
-            version = before
-        for answer in (control.document(connection, RUN), control.history(connection, RUN)):
-            json.dumps(answer, allow_nan=False).encode()
-        if version > before:
-            agreed(connection, script, version)
+            assert changes(connection) == written, "of what is refused something is stored"
+            continue
+        shown(connection)
+        agreed(connection, script, version)
+        shown(connection)
+
+
+def changes(connection: Connection) -> int:
+    """Rows that were ever written."""
+    driver: Any = connection.connection.dbapi_connection
+    return int(driver.total_changes)
+
+
+def shown(connection: Connection) -> None:
+    for answer in (control.document(connection, RUN), control.history(connection, RUN)):
+        json.dumps(answer, allow_nan=False).encode()
 
 
 def put(connection: Connection, raw: bytes, version: int) -> int:
@@ -185,7 +207,12 @@ def a_trainer(draw: Draw) -> None:
             break
         change = a_change(draw)
         if change is not None:
-            steering.receive(change)
+            answer = steering.receive(change)
+            if answer is None:  # decided before, and another one since; 0 is what the script says
+                assert change.version < decided or change.version == 0
+            else:
+                assert answer.version == change.version
+                assert wire.decode_from_trainer(wire.encode(answer)) == answer
         if draw.rarely() and steering.trial is not None:
             steering.judged(Verdict(steering.trial.version, draw.pick((None, "no"))))
         script.step += draw.pick((0, 1, 1, 5, 1000))
@@ -198,8 +225,9 @@ def a_trainer(draw: Draw) -> None:
             assert wire.decode_from_trainer(wire.encode(answer)) == answer
         assert steering._decided >= decided
         decided = steering._decided
-        if change is not None and change.version == decided:
-            told = [answer.version for answer in steering.answers()]
+        told = [answer.version for answer in steering.answers()]
+        assert 0 not in told
+        if change is not None and change.version == decided > 0:
             assert decided in told
     assert len(steering.answers()) <= 200
 

@@ -1,6 +1,15 @@
-"""A target with a fault in it, by which one sees that the fuzzers find faults."""
+"""A target with a fault in it, by which one sees that the fuzzers find faults.
+
+The fault is where a server's would be: in a module that is imported instrumented. In the target
+itself nobody would see which way it goes.
+"""
 
 from __future__ import annotations
+
+from . import fuzz
+
+with fuzz.instrumented("security"):
+    from .faulty import parse
 
 FOUND: list[bytes] = []
 
@@ -10,4 +19,4 @@ def seeds() -> list[bytes]:
 
 
 def one(data: bytes) -> None:
-    assert data[:2] != b"ev" or data[2:3] != b"e", "here it is"
+    parse(data)

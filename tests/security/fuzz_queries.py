@@ -7,6 +7,7 @@ promises or refuses as it says; and a pattern means what ``fnmatch`` means, in t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import sys
@@ -22,7 +23,7 @@ import numpy as np
 
 from . import fuzz
 from .draw import Draw
-from .fuzz_wire import RUN, SEGMENT
+from .fuzz_wire import RUN, SEGMENT, WHO
 
 with fuzz.instrumented():
     from gradhelm import wire
@@ -40,7 +41,10 @@ with fuzz.instrumented():
     from gradhelm_server.settings import LOOPBACK, ServerSettings, duration, size
     from gradhelm_server.store import Commit, Store
 
-FOUND: list[bytes] = []
+FOUND = [
+    # Series of columns, asked for with bytes behind them that are no UTF-8.
+    b"\xdc\x85\0\xfb" + bytes(11) + b"\1\0\0\0\0\xfb\0\0\0\xff\1\xff" + bytes(13),
+]
 SECOND = 1.0
 
 
@@ -248,14 +252,18 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 
 
+ENDING = contextlib.ExitStack()
+
+
 @cache
 def service() -> tuple[asyncio.AbstractEventLoop, Service, str]:
     """One server over one database, with a run that has steps; requests reach it without a socket."""
-    home = Path(tempfile.mkdtemp(prefix="gradhelm-fuzz-"))
+    home = Path(ENDING.enter_context(tempfile.TemporaryDirectory(prefix="gradhelm-fuzz-")))
     url = f"sqlite:///{home / 'x.db'}"
     from gradhelm_server import tables
 
     store = Store(url)
+    ENDING.callback(store.close)
     store.submit(tables.metadata.create_all).result()
     token = store.submit(lambda c: tokens.local(c, home, time.time())).result()
     hello = wire.Hello(
@@ -269,7 +277,7 @@ def service() -> tuple[asyncio.AbstractEventLoop, Service, str]:
 
     def fill(commit: Commit) -> None:
         connection = commit.connection
-        runs.begin(connection, hello, time.time())
+        runs.begin(connection, hello, WHO, time.time())
         recorder = Recorder.load(connection, RUN, SEGMENT)
         names = ("global_norm", "threshold", "clipped", "nonfinite", "skipped")
         columns = [wire.Column(name, "scalar") for name in names]
@@ -284,7 +292,15 @@ def service() -> tuple[asyncio.AbstractEventLoop, Service, str]:
 
     store.share(fill).result()
     made = Service(ServerSettings(home=home, database_url=url), store)
-    return asyncio.new_event_loop(), made, token
+    loop = asyncio.new_event_loop()
+    ENDING.callback(loop.close)
+    return loop, made, token
+
+
+def end() -> None:
+    """A store's writer thread goes on until it is told, also when nothing could be served."""
+    service.cache_clear()
+    ENDING.close()
 
 
 def a_request(draw: Draw) -> None:

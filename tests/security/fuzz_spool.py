@@ -25,7 +25,11 @@ with fuzz.instrumented():
     from gradhelm.errors import SpoolError, WireError
     from gradhelm.spool import Damage, Entry, Kind, Spool
 
-FOUND: list[bytes] = []
+FOUND = [
+    # A file that is copied under the name which it has.
+    b"\0\xc8\1\0\0\5\0\0\0\1\0\0\0\0\1\0\0\0\0\1\0\0\0\0\1\0\0\0\0\1\0\0"
+    b"\xff\0\0\0\1\0\xff\0\0\xff\0\0\xff",
+]
 MOST = 20_000
 """Numbers that may be handed on of one folder; more would be numbers that nobody has used."""
 HIGHEST = 5000
@@ -126,7 +130,9 @@ def blow(draw: Draw, folder: Path) -> None:
             return
         case 7:
             other = draw.pick(files)
-            shutil.copy(other, folder / f"{draw.below(99):016d}-{other.name.partition('-')[2]}")
+            copy = folder / f"{draw.below(99):016d}-{other.name.partition('-')[2]}"
+            if copy != other:
+                shutil.copy(other, copy)
             return
     file.write_bytes(data)
 

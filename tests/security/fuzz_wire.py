@@ -31,6 +31,7 @@ with fuzz.instrumented():
     from gradhelm_server.ingest import TrainerConnection
     from gradhelm_server.matrix import Reader
     from gradhelm_server.recorder import Recorder
+    from gradhelm_server.roles import LOCAL, Identity
     from gradhelm_server.runs import Patience
     from gradhelm_server.state import PointsMeter
     from gradhelm_server.store import Commit
@@ -38,6 +39,8 @@ with fuzz.instrumented():
 RUN = "01912d68-783e-7a03-8467-5661c1243ad4"
 SEGMENT = "00ff00ff00ff00ff"
 NOW = 1.7e9
+WHO = Identity("local", "token", LOCAL)
+"""Who says it all: the administrator of this machine."""
 SCALARS = ("global_norm", "threshold", "clip_coef", "clipped", "skipped", "nonfinite")
 PATIENCE = Patience(15.0, 600.0)
 FOUND: list[bytes] = []
@@ -46,7 +49,24 @@ FOUND: list[bytes] = []
 def seeds() -> list[bytes]:
     whole = fuzz.golden()
     made = [bytes([kind]) + bytes(range(n)) * 8 for kind in (1, 2) for n in (7, 40)]
-    return [b"\0" + data for data in whole] + made
+    return [b"\0" + data for data in whole] + made + lives()
+
+
+def lives() -> list[bytes]:
+    """Connections as trainers have them, in what ``a_hello`` and ``World`` draw."""
+    hello, columns = bytes(14), b"\5\0\0\0"
+    frames = [b"\0\0\0\3\0\0\1\0\0\1" + bytes([n, 2 * n]) + b"\0\0" for n in range(8)]
+    scalars = b"\6\1\0\1\0\0\0\0\0" + frames[3].replace(b"\0\0", b"\0\1", 1)
+    gap, heartbeat = b"\7\0\1\x50\0\1\x60\0\1\5\0\0\0", b"\x08\0\1\x20\0\0\0\1\5\0"
+    reports = [b"\x0a\1\0\0\0\1\1\0\1\5\0\0" + bytes([kind]) for kind in range(4)]
+    finish = b"\x09\0\1\x99\0\0\0\0"
+    stored = b"\1" + columns + frames[0] + b"\3" + b"".join(frames[1:5])
+    rest = b"\2" + frames[5] + gap + frames[6] + b"\0" + heartbeat + b"\3" + b"".join(reports)
+    return [
+        b"\1" + hello + stored,
+        b"\1" + hello + stored + rest + b"\0" + finish,
+        b"\1" + hello + stored + b"\1" + scalars + b"\1" + finish + frames[7],
+    ]
 
 
 def one(data: bytes) -> None:
@@ -165,13 +185,13 @@ def _a_connection(draw: Draw, connection: Connection) -> None:
         hello = wire.decode_from_trainer(wire.encode(hello))  # type: ignore[assignment]
     except (WireError, UnicodeEncodeError):
         return
-    runs.begin(connection, hello, NOW)
+    runs.begin(connection, hello, WHO, NOW)
     state: Any = SimpleNamespace(
         hub=Hub(), meter=PointsMeter(), compactor=SimpleNamespace(wake=lambda *_: None)
     )
     viewer = Viewer()
     state.hub.watch(RUN, viewer)
-    trainer = TrainerConnection(Silent(), state)  # type: ignore[arg-type]
+    trainer = TrainerConnection(Silent(), state, WHO)  # type: ignore[arg-type]
     trainer.run, trainer.segment = RUN, SEGMENT
     trainer._recorder = Recorder.load(connection, RUN, SEGMENT)
     world = World()
@@ -251,7 +271,7 @@ def a_hello(draw: Draw) -> wire.Hello:
         config=draw.pick(
             ("{}", '{"total_steps": 9}', "{", "[]", '{"a": 1e999}', '{"a": "\\ud800"}')
         ),
-        tags=(draw.text(),),
+        tags=(draw.text() or "t",),
         started=draw.number(),
         version=draw.whole(),
     )

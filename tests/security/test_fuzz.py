@@ -23,10 +23,10 @@ def fuzzing() -> Iterator[dict[str, Future[Report]]]:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_broke_it_once_and_what_it_begins_with_holds(name: str) -> None:
-    module = target(name)
-    assert module.seeds()
-    for data in [b"", *module.seeds(), *module.FOUND]:
-        module.one(data)
+    with target(name) as module:
+        assert module.seeds()
+        for data in [b"", *module.seeds(), *module.FOUND]:
+            module.one(data)
 
 
 def test_a_fault_is_found() -> None:

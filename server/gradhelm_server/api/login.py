@@ -12,6 +12,7 @@ from urllib.parse import quote
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import RedirectResponse
 
 from .. import oidc, people, sessions
 from ..auth import MAX_NEXT, cookie_name
@@ -105,7 +106,12 @@ async def get_ways(state: StateHere) -> dict[str, Any]:
     return {"password": await state.store.read(people.any_password), "oidc": issuer}
 
 
-@router.get("/login/oidc", status_code=302, responses=led("to the issuer"))
+@router.get(
+    "/login/oidc",
+    status_code=302,
+    response_class=RedirectResponse,
+    responses=led("to the issuer"),
+)
 async def leave_for_issuer(
     state: StateHere,
     request: Request,
@@ -135,7 +141,12 @@ async def leave_for_issuer(
     return response
 
 
-@router.get(CALLBACK, status_code=303, responses=led("to the page, or back to log in"))
+@router.get(
+    CALLBACK,
+    status_code=303,
+    response_class=RedirectResponse,
+    responses=led("to the page, or back to log in"),
+)
 async def arrive_from_issuer(state: StateHere, request: Request) -> Response:
     """Where the issuer sends the browser back to."""
     if state.oidc is None:

@@ -271,7 +271,8 @@ class Known:
 
     def by(self, *made_of: object) -> None:
         """What the answer is made of, beside what was asked."""
-        asked = (self._request.url.query, self._request.headers.get("accept", ""), *made_of)
+        query = self._request.scope["query_string"]  # as bytes: not all of them are text
+        asked = (query, self._request.headers.get("accept", ""), *made_of)
         self.tag = f'W/"{sha256(repr(asked).encode()).hexdigest()[:24]}"'
 
     @property

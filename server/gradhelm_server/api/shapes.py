@@ -430,12 +430,19 @@ class History(TypedDict):
 
 
 @with_config(extra="forbid")
-class Login(TypedDict, total=False):
-    """Either the code of a login link, or a name and its password."""
-
+@with_config(extra="forbid")
+class CodeOfLink(TypedDict):
     code: str
+
+
+@with_config(extra="forbid")
+class NameAndPassword(TypedDict):
     name: str
     password: str
+
+
+Login = CodeOfLink | NameAndPassword
+"""Either the code of a login link, or a name and its password."""
 
 
 class Issuer(TypedDict):
@@ -499,9 +506,18 @@ class Tokens(TypedDict):
     tokens: list[Token]
 
 
-@with_config(extra="forbid")
+@with_config(
+    extra="forbid",
+    json_schema_extra={
+        "anyOf": [
+            {"properties": {"role": {"enum": ["operator", "viewer", "ingest"]}}},
+            {"properties": {"project": {"const": "*"}}},
+        ]
+    },
+)
 class NewToken(TypedDict, total=False):
-    """``project``: ``*`` for all, as by default; ``expires_in``: in seconds; null for never."""
+    """``project``: ``*`` for all, as by default, and with roles that are of
+    the whole server; ``expires_in``: in seconds; null for never."""
 
     role: Required[Role]
     project: Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
@@ -534,7 +550,19 @@ class Users(TypedDict):
 
 
 Password = Annotated[str, Field(min_length=12, max_length=1000)]
-SomeGrants = Annotated[Grants, Field(min_length=1, max_length=200)]
+SomeGrants = Annotated[
+    Grants,
+    Field(
+        min_length=1,
+        max_length=200,
+        json_schema_extra={
+            "properties": {"*": {"enum": ["viewer", "operator", "admin"]}},
+            "additionalProperties": {"enum": ["viewer", "operator"]},
+            "propertyNames": {"minLength": 1, "maxLength": 200, "pattern": NO_NUL},
+        },
+    ),
+]
+"""Who administers the server does so for all projects."""
 
 
 @with_config(extra="forbid")
