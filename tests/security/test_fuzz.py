@@ -11,14 +11,24 @@ from .fuzz import MEMORY, TARGETS, Report, fuzz, target
 
 SECONDS = 30
 LEAST = {"wire": 1000, "spool": 1000, "control": 500, "queries": 500}
-"""Executions that half a minute makes even of a machine that is busy."""
+"""Executions, which half a minute of one core makes; where others use it too, it takes longer."""
 
 
 @pytest.fixture(scope="module")
-def fuzzing() -> Iterator[dict[str, Future[Report]]]:
-    """All targets at once, two at a time."""
+def fuzzing() -> Iterator[dict[str, Future[list[Report]]]]:
+    """All targets, two at a time."""
     with ThreadPoolExecutor(2) as pool:
-        yield {name: pool.submit(fuzz, name, SECONDS) for name in TARGETS}
+        yield {name: pool.submit(enough, name) for name in TARGETS}
+
+
+def enough(name: str) -> list[Report]:
+    """Half a minute, and by other dice as often again as it takes; four times at most."""
+    reports: list[Report] = []
+    while len(reports) < 4 and sum(one.executions for one in reports) < LEAST[name]:
+        reports.append(fuzz(name, SECONDS, seed=len(reports)))
+        if reports[-1].crash is not None:
+            break
+    return reports
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -37,9 +47,10 @@ def test_a_fault_is_found() -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_nothing_is_found(fuzzing: dict[str, Future[Report]], name: str) -> None:
-    report = fuzzing[name].result()
-    print(f"\n{report}")
-    assert report.crash is None, report.crash
-    assert report.executions >= LEAST[name]
-    assert 0 < report.peak < MEMORY
+def test_nothing_is_found(fuzzing: dict[str, Future[list[Report]]], name: str) -> None:
+    reports = fuzzing[name].result()
+    for report in reports:
+        print(f"\n{report}")
+        assert report.crash is None, report.crash
+        assert 0 < report.peak < MEMORY
+    assert sum(report.executions for report in reports) >= LEAST[name]
