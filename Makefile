@@ -52,7 +52,7 @@ types: $(VENV)/ready ## mypy, strict
 	$(BIN)/mypy
 
 pytest: $(VENV)/ready ## pytest alone; ARGS="-k name" or ARGS="-m 'not browser'" for less
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 oracles: $(ORACLES)/ready ## the strategies and integrations beside the packages they are held to
 	$(ORACLES)/bin/pytest tests/oracles $(ARGS)
