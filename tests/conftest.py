@@ -14,13 +14,11 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """What one worker does, one after the other: the tests of a file; and all that drive a browser,
     of which two at once would take the processor from each other."""
-    for item in items:
-        drives = "browser" in item.path.parts or item.get_closest_marker("browser")
-        item.add_marker(pytest.mark.xdist_group("browser" if drives else item.path.name))
+    drives = "browser" in item.path.parts or item.get_closest_marker("browser")
+    item.add_marker(pytest.mark.xdist_group("browser" if drives else item.path.name))
 
 
 @pytest.fixture(scope="session")
