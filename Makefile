@@ -7,13 +7,11 @@
 #   TORCH     which torch is installed           (default: torch, the release in the constraints)
 #   PIP_ARGS  more words for pip, such as an index that has CPU builds of torch
 #   CHROMIUM  the browser for the page's tests   (default: the first one found)
-#   JOBS      how many tests at a time           (default: 2; many wait for clocks and sockets)
 #   ARGS      more words for what is run: make demo ARGS="--port 9000", make pytest ARGS="-k wire"
 
 VENV ?= .venv
 ORACLES ?= .venv-oracles
 TORCH ?= torch
-JOBS ?= 2
 ARGS ?=
 BIN := $(VENV)/bin
 export PYTHON VENV TORCH PIP_ARGS CHROMIUM
@@ -23,7 +21,7 @@ LOCKS := pyproject.toml constraints-dev.txt scripts/setup.sh $(wildcard *build*.
          $(wildcard dashboard/*.py dashboard/package*.json dashboard/*/package*.json package*.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check install fmt lint types pytest oracles docs screenshots bench chaos fuzz audit smoke clean
+.PHONY: help demo test check install fmt lint types pytest streams watched others oracles docs screenshots bench chaos fuzz audit smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-9s %s\n", $$1, $$2 }'
@@ -33,7 +31,7 @@ demo: $(VENV)/installed ## start the server, the page and a real training run to
 	@exec $(BIN)/gradhelm demo $(ARGS)
 
 test: ## everything that CI runs: lint, types and all tests
-	@CHROMIUM=$$(scripts/setup.sh chromium) && $(MAKE) --no-print-directory lint types pytest oracles CHROMIUM="$$CHROMIUM"
+	@CHROMIUM=$$(scripts/setup.sh chromium) && $(MAKE) --no-print-directory lint types streams oracles CHROMIUM="$$CHROMIUM"
 
 check: test ## the same as test
 
@@ -52,7 +50,19 @@ types: $(VENV)/ready ## mypy, strict
 	$(BIN)/mypy
 
 pytest: $(VENV)/ready ## pytest alone; ARGS="-k name" or ARGS="-m 'not browser'" for less
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest $(ARGS)
+
+# The same in two streams beside each other, each of about half an hour; two browsers at once would
+# take the processor from each other, so all of them are in the first.
+WATCHED := tests/browser tests/security
+streams: $(VENV)/ready
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line watched others
+
+watched: $(VENV)/ready
+	$(BIN)/pytest $(WATCHED) -o cache_dir=.pytest_cache/watched $(ARGS)
+
+others: $(VENV)/ready
+	$(BIN)/pytest tests $(WATCHED:%=--ignore=%) $(ARGS)
 
 oracles: $(ORACLES)/ready ## the strategies and integrations beside the packages they are held to
 	$(ORACLES)/bin/pytest tests/oracles $(ARGS)

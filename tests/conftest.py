@@ -14,13 +14,6 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """What one worker does, one after the other: the tests of a file; and all that drive a browser,
-    of which two at once would take the processor from each other."""
-    drives = "browser" in item.path.parts or item.get_closest_marker("browser")
-    item.add_marker(pytest.mark.xdist_group("browser" if drives else item.path.name))
-
-
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One server for all tests that bring their own runs."""
