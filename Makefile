@@ -21,7 +21,7 @@ LOCKS := pyproject.toml constraints-dev.txt scripts/setup.sh $(wildcard *build*.
          $(wildcard dashboard/*.py dashboard/package*.json dashboard/*/package*.json package*.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check install fmt lint types pytest streams watched others oracles docs screenshots bench chaos fuzz audit smoke clean
+.PHONY: help demo test check install fmt lint types pytest streams oracles docs screenshots bench chaos fuzz audit smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-9s %s\n", $$1, $$2 }'
@@ -52,17 +52,8 @@ types: $(VENV)/ready ## mypy, strict
 pytest: $(VENV)/ready ## pytest alone; ARGS="-k name" or ARGS="-m 'not browser'" for less
 	$(BIN)/pytest $(ARGS)
 
-# The same in two streams beside each other, each of about half an hour; two browsers at once would
-# take the processor from each other, so all of them are in the first.
-WATCHED := tests/browser tests/security
-streams: $(VENV)/ready
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line watched others
-
-watched: $(VENV)/ready
-	$(BIN)/pytest $(WATCHED) -o cache_dir=.pytest_cache/watched $(ARGS)
-
-others: $(VENV)/ready
-	$(BIN)/pytest tests $(WATCHED:%=--ignore=%) $(ARGS)
+streams: $(VENV)/ready ## the same tests, two at a time
+	@scripts/streams.sh $(BIN)/pytest $(ARGS)
 
 oracles: $(ORACLES)/ready ## the strategies and integrations beside the packages they are held to
 	$(ORACLES)/bin/pytest tests/oracles $(ARGS)
