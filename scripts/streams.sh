@@ -16,10 +16,12 @@ trap : INT TERM
 stream() {
     name=$1
     shift
-    { "$@" 2>&1; echo $? >"$status/$name"; } | awk -v name="$name" '{ print name " | " $0; fflush() }'
+    # -u: a pipe would keep back what a person waits for.
+    { "$python" -u "$@" 2>&1; echo $? >"$status/$name"; } | awk -v name="$name" '{ print name " | " $0; fflush() }'
 }
 
 pytest=$1
+python=$(dirname "$pytest")/python
 shift
 others=tests
 for folder in $PAGES; do others="$others --ignore=$folder"; done
