@@ -486,7 +486,7 @@ def test_a_service_that_signs_in_has_a_button_and_what_it_says_of_errors_is_text
     page.route("**/login/ways", with_service)
     page.goto(f"{up.url}/login?next=/settings#error=access+denied+%3Cimg%20src=x%3E")
     service = page.get_by_role("link", name="Sign in with Example <b>ID</b>")
-    assert service.get_attribute("href") == "/login/oidc"
+    assert service.get_attribute("href") == "/login/oidc?next=%2Fsettings"
     expect(page.locator("#why")).to_have_text("Signing in did not work: access denied <img src=x>")
     expect(page.locator("#by-password")).to_be_visible()
     expect(page.locator("#explain pre")).to_be_hidden()
