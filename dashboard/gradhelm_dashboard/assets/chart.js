@@ -18,6 +18,18 @@ export function gutters(width) {
   return width < 560 ? { left: 38, right: 46, narrow: true } : { left: 116, right: 62, narrow: false };
 }
 
+/** Where the y axis of a chart has its ticks, as many as there is room for, and what stands there. */
+export function ticksOf(logarithmic) {
+  return {
+    splits: (u, _axis, min, max) => {
+      const most = Math.max(3, Math.floor(u.bbox.height / devicePixelRatio / 34));
+      return logarithmic ? numbers.logTicks(min, max, most) : numbers.linearTicks(min, max, most);
+    },
+    filter: (_u, splits) => splits,
+    values: (_u, splits) => splits.map(numbers.tick),
+  };
+}
+
 export class Chart {
   #plot = null;
   #data = null;
@@ -172,12 +184,7 @@ export class Chart {
             stroke: theme.faint,
             ticks: { show: false },
             grid: { stroke: theme.line, width: 1 },
-            splits: (u, _axis, min, max) => {
-              const most = Math.max(3, Math.floor(u.bbox.height / devicePixelRatio / 34));
-              return data.logarithmic ? numbers.logTicks(min, max, most) : numbers.linearTicks(min, max, most);
-            },
-            filter: (_u, splits) => splits,
-            values: (_u, splits) => splits.map(numbers.tick),
+            ...ticksOf(data.logarithmic),
           },
         ],
         hooks: {

@@ -2,7 +2,7 @@
 
 import uPlot from "./vendor/uplot.js";
 import { joined, nearest, valueRange } from "./aligned.js";
-import { gutters } from "./chart.js";
+import { gutters, ticksOf } from "./chart.js";
 import { duration, timeTicks } from "./clock.js";
 import { make } from "./dom.js";
 import { hue, ink, letter } from "./hues.js";
@@ -144,12 +144,7 @@ export class Overlay {
         },
         {
           ...axis, size: side.left, gap: 8,
-          splits: (u, _axis, min, max) => {
-            const most = Math.max(3, Math.floor(u.bbox.height / devicePixelRatio / 34));
-            return data.logarithmic ? numbers.logTicks(min, max, most) : numbers.linearTicks(min, max, most);
-          },
-          filter: (_u, splits) => splits,
-          values: (_u, splits) => splits.map(numbers.tick),
+          ...ticksOf(data.logarithmic),
         },
       ],
       hooks: {
