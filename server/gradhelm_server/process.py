@@ -10,7 +10,8 @@ import ctypes
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,12 +35,19 @@ def listening_on(port: int) -> int | None:
     if not wanted:
         return None
     for process in PROC.glob("[0-9]*"):
-        try:
-            if any(os.readlink(fd) in wanted for fd in (process / "fd").iterdir()):
-                return int(process.name)
-        except OSError:
-            continue  # gone meanwhile, or somebody else's
+        if not wanted.isdisjoint(_opened(process)):
+            return int(process.name)
     return None
+
+
+def _opened(process: Path) -> Iterator[str]:
+    """What a process has open; nothing if it is gone, or somebody else's."""
+    try:
+        for fd in os.listdir(process / "fd"):
+            with suppress(OSError):  # closed meanwhile
+                yield os.readlink(process / "fd" / fd)
+    except OSError:
+        return
 
 
 def _inodes(port: int) -> list[str]:

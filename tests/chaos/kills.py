@@ -72,10 +72,11 @@ class Arena:
         return trainer
 
     def start_server(self, point: Point | None = None) -> None:
-        self.server = self.context.Process(
+        server = self.context.Process(
             target=serve, args=(str(self.home), self.port, point), daemon=True
         )
-        self.server.start()
+        server.start()
+        self.server = server
 
     def wait_for_server(self) -> None:
         def answers() -> bool:
@@ -102,8 +103,9 @@ class Arena:
             steps,
             point=point,
         )
-        trainer.process = self.context.Process(target=train, args=(life,), daemon=True)
-        trainer.process.start()
+        process = self.context.Process(target=train, args=(life,), daemon=True)
+        process.start()
+        trainer.process = process
 
     def kill(self, process: BaseProcess | None) -> None:
         assert process is not None
@@ -177,6 +179,8 @@ def rehearse(
         for cycle in itertools.count():
             if cycle >= cycles and len(arena.changer.made) >= least:
                 break
+            if dice.random() < 0.5:
+                arena.wait_for_server()  # else one that starts slowly would never live to serve
             time.sleep(dice.uniform(0.05, 0.6))
             victim = dice.choice(list(kills))
             kills[victim] += 1
