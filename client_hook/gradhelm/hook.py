@@ -130,12 +130,15 @@ def attach(
         known.server if server is None else server,
         insecure=known.insecure or chosen != "online",  # else nothing is sent from here
     )
+    classes = {
+        one.stream.name: type(one.optimizers[0]).__name__ for one in planned if one.optimizers
+    }
     hello = Hello(
         run=arguments.run_id(run_id, resume),
         segment=new_segment(),
         name=arguments.text("name", arguments.default_name() if name is None else name),
         project=arguments.text("project", "default" if project is None else project),
-        coded=tuple(_coded(lever) for lever in levers),
+        coded=tuple(_coded(lever, classes.get(lever.stream)) for lever in levers),
         streams=tuple(one.name for one in planned) if len(planned) > 1 else (),
         limits=limits,
         config=arguments.config(config),
@@ -255,7 +258,7 @@ def _most(strategy: Strategy, name: str | None) -> float:
     return allowed.high if allowed.high_in or allowed.high == math.inf else 0.99 * allowed.high
 
 
-def _coded(lever: Lever) -> Coded:
+def _coded(lever: Lever, optimizer: str | None) -> Coded:
     strategy = lever.strategy
     assert isinstance(strategy, Strategy)
     observing = isinstance(strategy, Observe) and not lever.limits
@@ -266,4 +269,5 @@ def _coded(lever: Lever) -> Coded:
         lever.limits,
         lever.match,
         lever.stream,
+        optimizer and optimizer[:MAX_NAME],
     )

@@ -158,7 +158,7 @@ class Coded(Struct, frozen=True):
     """One strategy as the training script has it, and the ranges in which it may be changed.
 
     ``threshold`` names the value that is *the* threshold (None when there is none); ``match`` and
-    ``stream`` as in a rule.
+    ``stream`` as in a rule. ``optimizer`` is the class of the one that steps what is clipped.
     """
 
     strategy: Name
@@ -167,6 +167,7 @@ class Coded(Struct, frozen=True):
     limits: Annotated[dict[Name, Limit], Meta(max_length=64)] = {}
     match: Name | None = None
     stream: Name | None = None
+    optimizer: Name | None = None
 
 
 class Limits(Struct, frozen=True):

@@ -112,3 +112,27 @@ def listed(
         del made["run_id"]
         shown.append(show_event(made))
     return shown
+
+
+def first_bad(
+    connection: Connection, run: str, stream: str, first: int, last: int
+) -> tuple[int, str | None] | None:
+    """The first step of ``first``..``last`` with a norm that is not finite, and its first layer.
+
+    The layer is that of the event's worst step, None when the event began before the range.
+    """
+    row = connection.execute(
+        select(events.c.first_step, events.c.parameter)
+        .where(
+            events.c.run_id == run,
+            events.c.kind == "nonfinite",
+            events.c.stream == stream if stream else events.c.stream.is_(None),
+            events.c.last_step >= first,
+            events.c.first_step <= last,
+        )
+        .order_by(events.c.first_step)
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        return None
+    return (row.first_step, row.parameter) if row.first_step >= first else (first, None)

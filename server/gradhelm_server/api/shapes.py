@@ -261,11 +261,34 @@ class Suggestion(TypedDict):
     note: str | None
 
 
+class Finding(TypedDict):
+    """What is the case, by which figures, and what helps; ``max_norm``: a threshold that would."""
+
+    kind: Literal[
+        "nonfinite",
+        "growing",
+        "clips_most",
+        "scale_is_invisible",
+        "never_clips",
+        "one_layer",
+        "dead",
+        "vanishing",
+        "update_ratio_high",
+        "update_ratio_low",
+    ]
+    text: str
+    help: str
+    source: str
+    parameters: list[str]
+    max_norm: float | None
+
+
 class Advice(TypedDict):
     first: int
     last: int
     steps: int
     finite: int
+    warnings: list[Finding]
     note: str | None
     limits: Range | None
     suggestions: list[Suggestion]
