@@ -105,6 +105,11 @@ def parser() -> argparse.ArgumentParser:
 
     made = add("show", commands.show, "show one run and its threshold")
     made.add_argument("run", metavar="RUN", help="id, unique prefix of it, or exact name")
+    made.add_argument(
+        "--advice",
+        action="store_true",
+        help="say what is wrong with its gradients, and which thresholds to try",
+    )
     add_json(made)
 
     made = add(

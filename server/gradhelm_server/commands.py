@@ -14,7 +14,7 @@ from gradhelm import settings
 from gradhelm.errors import SpoolError
 
 from .client import Client, Failed, Usage
-from .words import ago, count, number, print_json, print_table, safe, share
+from .words import ago, count, number, print_advice, print_json, print_table, safe, share
 
 if TYPE_CHECKING:
     from .figures import Figures, Spread
@@ -132,8 +132,11 @@ def show(arguments: argparse.Namespace) -> None:
     run = client.find(arguments.run)
     control = client.ask("GET", f"runs/{run['id']}/control").body
     history = client.ask("GET", f"runs/{run['id']}/control/history").body["versions"]
+    told = {**run, "control": control, "history": history}
+    if arguments.advice:
+        told["advice"] = [_advice(client, run["id"], rule) for rule in control["rules"]]
     if arguments.json:
-        print_json({**run, "control": control, "history": history})
+        print_json(told)
         return
     recent, factor = run["recent"], control["applied"]["lr_factor"]
     reason = f" ({safe(run['status_reason'])})" if run["status_reason"] else ""
@@ -174,6 +177,14 @@ def show(arguments: argparse.Namespace) -> None:
             f"version {version['version']:<4} {values}  {version['status']}{step}, "
             f"by {safe(version['author'])} {ago(version['at'])}  {safe(version['reason'])}".rstrip()
         )
+    for rule in told.get("advice", []):
+        print_advice(rule, many=len(told["advice"]) > 1)
+
+
+def _advice(client: Client, run: str, rule: dict[str, Any]) -> dict[str, Any]:
+    whose = {name: rule[name] for name in ("stream", "match")}
+    asked = {name: value for name, value in whose.items() if value is not None}
+    return {**whose, **client.ask("GET", f"runs/{run}/advice", query=asked).body}
 
 
 def _rule(rule: dict[str, Any]) -> str:

@@ -146,7 +146,7 @@ def _clipping(seen: Seen) -> Iterator[Finding]:
         usual = float(f"{np.percentile(finite, 90):.3g}") if len(finite) else None
         yield Finding(
             "clips_most",
-            f"{100 * fraction:.0f} % of the newest {steps:,} steps were clipped.",
+            f"{100 * fraction:.3g} % of the newest {steps:,} steps were clipped.",
             "A threshold that clips most steps is a smaller learning rate by another name: lower "
             "the learning rate instead, or raise the threshold to where only what stands out is "
             "clipped" + (f": the 90th percentile of the norms is {usual:g}." if usual else "."),

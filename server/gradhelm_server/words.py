@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,7 +12,7 @@ from typing import Any
 
 from gradhelm.redact import line as safe
 
-__all__ = ["ago", "count", "number", "print_json", "print_table", "safe", "share"]
+__all__ = ["ago", "count", "number", "print_advice", "print_json", "print_table", "safe", "share"]
 
 
 def number(value: float | None) -> str:
@@ -42,3 +44,33 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
+
+
+def print_advice(advice: dict[str, Any], *, many: bool) -> None:
+    """What is wrong by the newest steps, then the thresholds to try; ``many``: one of many rules."""
+    width = min(100, shutil.get_terminal_size().columns)
+
+    def say(text: str, indent: int) -> None:
+        margin = " " * indent
+        lines = textwrap.wrap(
+            safe(text), width - indent, break_long_words=False, break_on_hyphens=False
+        )
+        print("\n".join(margin + line for line in lines))
+
+    whose = " ".join(safe(part) for part in (advice["stream"], advice["match"]) if part)
+    print(f"\nAdvice{f' for {whose}' if many else ''}, by the newest {advice['steps']:,} steps")
+    for finding in advice["warnings"]:
+        print()
+        say(finding["text"], 2)
+        say(f"{finding['help']} ({finding['source']})", 4)
+    if not advice["warnings"]:
+        say("Nothing stands out.", 2)
+    if advice["note"]:
+        print()
+        say(advice["note"], 2)
+    if advice["suggestions"]:
+        print("\n  Thresholds to try, and the share of these steps that each would have clipped")
+    for one in advice["suggestions"]:
+        print()
+        print(f"  {number(one['value']):>8}  {share(one['clip_fraction']):>7}  {safe(one['name'])}")
+        say(" ".join(filter(None, (one["reason"], f"({one['source']})", one["note"]))), 21)

@@ -139,6 +139,29 @@ def test_advice_fills_a_value_in_and_what_is_outside_the_limits_cannot_be(
     expect(page.locator("#threshold-proposed")).to_have_text(value)
 
 
+def test_advice_says_what_is_wrong_and_proposes_what_would_mend_it(
+    open_page: Open, steered: str, up: Program
+) -> None:
+    up.run("set", steered, "max_norm=0.01", "--wait")
+
+    def found() -> dict[str, dict]:
+        (told,) = up.json("show", steered, "--advice")["advice"]
+        return {one["kind"]: one for one in told["warnings"]}
+
+    eventually(lambda: "clips_most" in found(), 60, "most steps to be clipped")
+    page = open_steered(open_page, steered)
+    page.locator("#advice-menu > summary").click()
+    item = page.locator(".finding", has_text="steps were clipped")
+    expect(item).to_contain_text("smaller learning rate by another name")
+    expect(item).to_contain_text("Tuning Playbook")
+    use = item.get_by_role("button")
+    value = use.inner_text()
+    use.click()
+    expect(page.locator("#threshold-proposed")).to_have_text(value)
+    usual = found()["clips_most"]["max_norm"]
+    assert float(page.locator("#threshold-input").input_value()) == pytest.approx(usual, rel=0.2)
+
+
 def test_a_change_for_some_steps_counts_down_and_goes_back(open_page: Open, steered: str) -> None:
     page = open_steered(open_page, steered)
     page.locator("#condition-menu > summary").click()

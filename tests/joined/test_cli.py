@@ -35,6 +35,25 @@ def test_runs_are_listed_and_shown(server: Running, here: Program) -> None:
         assert here.json("show", fake.run[:24])["id"] == fake.run
 
 
+def test_advice_is_shown_with_its_figures(server: Running, here: Program) -> None:
+    with trainer(server.ws, server.token, layers=["a", "evil \x1b[2J"]) as fake:
+        rows = fake.rows([2.0] * 300)
+        rows[:, -1] = 0
+        fake.send(0, rows)
+        shown = " ".join(here.run("show", fake.run, "--advice").stdout.split())
+        (told,) = here.json("show", fake.run, "--advice")["advice"]
+        assert "advice" not in here.json("show", fake.run)
+    assert "by the newest 300 steps 100 % of the newest 300 steps were clipped." in shown
+    assert "was exactly zero in all of the newest 300 steps" in shown
+    assert "\x1b" not in shown
+    for one in told["suggestions"]:
+        assert f"{one['value']:.4g} {100 * one['clip_fraction']:.1f} % {one['name']}" in shown
+        assert one["source"] in shown
+    assert {"clips_most", "dead"} <= {one["kind"] for one in told["warnings"]}
+    with trainer(server.ws, server.token) as fake:
+        assert "Nothing stands out." in here.run("show", fake.run, "--advice").stdout
+
+
 def test_a_run_is_found_by_its_name_newest_first(server: Running, here: Program) -> None:
     for _ in range(2):
         with trainer(server.ws, server.token, name="same name") as fake:

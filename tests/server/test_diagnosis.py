@@ -69,7 +69,7 @@ def test_more_than_half_clipped() -> None:
     share = seen.clipped.mean()
     assert share > 0.5
     found = only(seen, "clips_most")
-    assert f"{100 * share:.0f} % of the newest 2,000 steps" in found.text
+    assert f"{100 * share:.3g} % of the newest 2,000 steps" in found.text
     assert found.max_norm == float(f"{np.percentile(seen.norms.astype(float), 90):.3g}")
     assert f"{found.max_norm:g}" in found.help
     assert "lower the learning rate" in found.help

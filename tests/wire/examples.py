@@ -30,6 +30,7 @@ FROM_TRAINER: dict[str, wire.ToServer] = {
                 {"max_norm": 25.0},
                 "max_norm",
                 {"max_norm": wire.Limit(0.25, 2500.0)},
+                optimizer="SGD",
             ),
         ),
         limits=wire.Limits(factor=10.0, every_steps=5),

@@ -1,4 +1,5 @@
-// The server's advice: thresholds to try, each with its reason. Asked for when it is opened.
+// The server's advice: what is wrong with the gradients, and thresholds to try, each with its reason.
+// Asked for when it is opened.
 
 import { getAdvice } from "./api.js";
 import { $, attribute, icon, make } from "./dom.js";
@@ -42,9 +43,10 @@ export class Advice {
     if (match === this.#of) this.#show(advice);
   }
 
-  #show({ suggestions, steps, note }) {
+  #show({ suggestions, steps, note, warnings, limits }) {
     this.#buttons = [];
     const parts = [];
+    if (warnings.length) parts.push(make("ul", { class: "findings" }, ...warnings.map((one) => this.#finding(one, limits))));
     const head = note ?? `Of the newest ${numbers.count(steps)} steps. The figure on the right is what each would have clipped of them.`;
     parts.push(make("p", { class: "hint" }, head));
     for (const [kind, title] of Object.entries(GROUPS)) {
@@ -58,14 +60,26 @@ export class Advice {
     this.render();
   }
 
-  #item({ name, value, reason, source, clip_fraction: share, allowed, note }) {
-    const text = numbers.threshold(value);
-    const button = make("button", { type: "button", class: "button small use", "aria-label": `Propose ${text}, ${name}`, onclick: () => !this.on.closed() && allowed && this.on.propose(value) }, text);
+  #finding({ kind, text, help, source, max_norm: value }, limits) {
+    // A note, not a warning: a threshold that is never reached does its duty.
+    const sign = kind === "never_clips" ? "info" : "triangle-alert";
+    const proposal = value === null || limits === null ? null
+      : this.#use(value, numbers.threshold(value), "instead of the threshold now", value >= limits.min && value <= limits.max);
+    return make("li", { class: "finding" }, icon(sign),
+      make("div", {}, make("p", {}, text), make("p", { class: "muted" }, help, " ", make("span", { class: "faint" }, source, ".")), proposal));
+  }
+
+  #use(value, text, what, allowed) {
+    const button = make("button", { type: "button", class: "button small use", "aria-label": `Propose ${text}, ${what}`, onclick: () => !this.on.closed() && allowed && this.on.propose(value) }, text);
     this.#buttons.push({ button, allowed });
+    return button;
+  }
+
+  #item({ name, value, reason, source, clip_fraction: share, allowed, note }) {
     return make("li", { class: "advice" },
       make("span", { class: "advice-name" }, name),
       make("span", { class: "num faint", title: "Clip fraction that it would have had" }, share === null ? "–" : numbers.percent(share)),
-      button,
+      this.#use(value, numbers.threshold(value), name, allowed),
       make("p", { class: "muted" }, reason, " ", make("span", { class: "faint" }, source, "."),
         note ? make("span", { class: "advice-note" }, icon("triangle-alert"), note) : null));
   }
