@@ -70,7 +70,7 @@ RULES = (
     Rule.of("POST", rf"{_RUN}/restore", "control"),
     Rule.of(
         "GET HEAD",
-        rf"{_RUN}/(columns|parameters|series|times|heatmap|events|whatif|advice|control)",
+        rf"{_RUN}/(columns|parameters|series|times|heatmap|events|whatif|advice|export|control)",
         "view",
     ),
     Rule.of("GET HEAD", rf"{_RUN}/control/history", "view"),

@@ -88,6 +88,7 @@ VIEWERS_OF_THE_RUN: dict[str, set[str]] = {
         "/events",
         "/whatif",
         "/advice",
+        "/export",
         "/control",
         "/control/history",
     )

@@ -14,6 +14,7 @@ from gradhelm import wire
 
 from .. import runs
 from ..errors import ApiError
+from ..matrix import column_names
 from ..state import State, state_of
 
 MAX_POINTS = 200_000
@@ -71,6 +72,30 @@ def norm_column(stream: str, match: str | None, name: str = "global_norm") -> st
     parameters that its rule ``match`` is for."""
     prefix = f"{stream}/" if stream else ""
     return prefix + (name if match is None else f"rule/{match}/{name}")
+
+
+def columns_asked(
+    connection: Connection, row: Row[Any], stream: str, asked: str | None
+) -> dict[str, int]:
+    """Names, by comma, -> the indices of these columns of a stream; all that it has for None.
+
+    A parameter's name may hold a comma, so known names win. Those of a stream are asked for, and
+    answered, without its name. Raises ApiError 404 for one that there is not.
+    """
+    known = column_names(connection, row.id)
+    if stream:
+        prefix = f"{stream}/"
+        known = {n.removeprefix(prefix): i for n, i in known.items() if n.startswith(prefix)}
+    if asked is None:
+        others = tuple(f"{name}/" for name in json.loads(row.streams)[1:]) if not stream else ()
+        return {name: index for name, index in known.items() if not name.startswith(others)}
+    names = [asked] if asked in known else list(dict.fromkeys(asked.split(",")))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ApiError(
+            404, "no_such_column", f"columns: this run has no {unknown[0][:200]!r}; see …/columns"
+        )
+    return {name: known[name] for name in names}
 
 
 def few_enough(columns: int, first: int, last: int, stride: int) -> None:

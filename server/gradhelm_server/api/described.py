@@ -64,6 +64,14 @@ def answers(
     return found | {error: {} for error in errors}
 
 
+def file(*media_types: str) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route that answers with a file of one of these types."""
+    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in media_types}
+    name = {"description": "attachment; filename=…", "schema": {"type": "string"}}
+    good = {"description": "A file", "content": content, "headers": {"Content-Disposition": name}}
+    return {200: good}
+
+
 def led(where: str) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route that sends a browser elsewhere."""
     headers = {"Location": {"description": where, "schema": {"type": "string"}}}

@@ -28,6 +28,7 @@ from .ask import (
     Points,
     StateHere,
     Stream,
+    columns_asked,
     few_enough,
     norm_column,
     steps_asked,
@@ -65,8 +66,10 @@ async def get_series(
     known = Known(request)
 
     def work(connection: Connection) -> tuple[dict[str, Series], int, int, int]:
-        _, own, low, high = steps_asked(connection, run, stream, first, last)
-        wanted = _indices(connection, run, columns, own)
+        row, own, low, high = steps_asked(connection, run, stream, first, last)
+        wanted = columns_asked(connection, row, own, columns)
+        if len(wanted) > MAX_ASKED:
+            raise ApiError(422, "too_many", f"columns: at most {MAX_ASKED} at once")
         reader = Reader(connection, run, segment)
         indices = list(wanted.values())
         stride = max(stride_for(low, high, points), reader.finest(indices, low, high))
@@ -286,26 +289,6 @@ class Known:
 
     def not_modified(self) -> Response:
         return Response(status_code=304, headers=self.headers)
-
-
-def _indices(connection: Connection, run: str, asked: str, stream: str) -> dict[str, int]:
-    """Column names -> indices. A parameter's name may hold a comma, so known names win.
-
-    Those of a stream are asked for without its name.
-    """
-    known = column_names(connection, run)
-    if stream:
-        prefix = f"{stream}/"
-        known = {n.removeprefix(prefix): i for n, i in known.items() if n.startswith(prefix)}
-    names = [asked] if asked in known else list(dict.fromkeys(asked.split(",")))
-    if len(names) > MAX_ASKED:
-        raise ApiError(422, "too_many", f"columns: at most {MAX_ASKED} at once")
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ApiError(
-            404, "no_such_column", f"columns: this run has no {unknown[0][:200]!r}; see …/columns"
-        )
-    return {name: known[name] for name in names}
 
 
 def _thresholds(text: str) -> list[float]:
