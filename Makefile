@@ -21,7 +21,7 @@ LOCKS := pyproject.toml constraints-dev.txt scripts/setup.sh $(wildcard *build*.
          $(wildcard dashboard/*.py dashboard/package*.json dashboard/*/package*.json package*.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check install fmt lint types pytest streams oracles docs screenshots bench chaos fuzz audit smoke clean
+.PHONY: help demo test check install fmt lint types pytest oracles docs screenshots bench chaos fuzz audit smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-9s %s\n", $$1, $$2 }'
@@ -31,7 +31,7 @@ demo: $(VENV)/installed ## start the server, the page and a real training run to
 	@exec $(BIN)/gradhelm demo $(ARGS)
 
 test: ## everything that CI runs: lint, types and all tests
-	@CHROMIUM=$$(scripts/setup.sh chromium) && $(MAKE) --no-print-directory lint types streams oracles CHROMIUM="$$CHROMIUM"
+	@CHROMIUM=$$(scripts/setup.sh chromium) && $(MAKE) --no-print-directory lint types pytest oracles CHROMIUM="$$CHROMIUM"
 
 check: test ## the same as test
 
@@ -51,9 +51,6 @@ types: $(VENV)/ready ## mypy, strict
 
 pytest: $(VENV)/ready ## pytest alone; ARGS="-k name" or ARGS="-m 'not browser'" for less
 	$(BIN)/pytest $(ARGS)
-
-streams: $(VENV)/ready ## the same tests, two at a time
-	@scripts/streams.sh $(BIN)/pytest $(ARGS)
 
 oracles: $(ORACLES)/ready ## the strategies and integrations beside the packages they are held to
 	$(ORACLES)/bin/pytest tests/oracles $(ARGS)
