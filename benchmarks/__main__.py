@@ -1,7 +1,7 @@
 """``python -m benchmarks``: measure one part or all, keep what was found, and write the document.
 
 python -m benchmarks                   everything, then docs/performance.md (about 35 minutes)
-python -m benchmarks ingest reads      these parts; their results go to .bench/results
+python -m benchmarks ingest reads      these parts; their results go to benchmarks/results
 python -m benchmarks report            the document, from the results at hand
 """
 

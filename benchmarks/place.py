@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = ROOT / ".bench"
-RESULTS = BENCH / "results"
+RESULTS = ROOT / "benchmarks" / "results"
+"""In the repository, so that one part can be measured anew without the others leaving the document,
+and everybody sees the figures that it was made from."""
 ROOMS = [str(ROOT / name) for name in ("client_hook", "server", "dashboard", "migrations")]
 
 

@@ -32,7 +32,11 @@ class Arrow(NamedTuple):
 
 ARROWS = (
     Arrow("gradhelm.__main__", ("gradhelm_server.cli",), lazy=True),
-    Arrow("gradhelm_server", (*LANGUAGE, "gradhelm.address", "gradhelm.redact"), lazy=False),
+    Arrow(
+        "gradhelm_server",
+        (*LANGUAGE, "gradhelm.address", "gradhelm.redact", "gradhelm.rest"),
+        lazy=False,
+    ),
     Arrow("gradhelm_server.cli", ("gradhelm_dashboard", "gradhelm_migrations"), lazy=True),
     Arrow("gradhelm_server.commands", ("gradhelm.delivery", "gradhelm.spool"), lazy=True),
     Arrow("gradhelm_server.serving", ("gradhelm_migrations",), lazy=True),

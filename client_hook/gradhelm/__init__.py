@@ -17,12 +17,19 @@ if TYPE_CHECKING:
     from . import errors as errors
     from .control import Control as Control
     from .hook import attach as attach
+    from .reading import open as open
     from .run import Run as Run
     from .verification import verify as verify
 
-_HOMES = {"attach": ".hook", "Run": ".run", "Control": ".control", "verify": ".verification"}
+_HOMES = {
+    "attach": ".hook",
+    "Run": ".run",
+    "Control": ".control",
+    "open": ".reading",
+    "verify": ".verification",
+}
 
-__all__ = ["Control", "Run", "__version__", "attach", "clip", "errors", "verify"]
+__all__ = ["Control", "Run", "__version__", "attach", "clip", "errors", "open", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ GradhelmError
  +- WireError      a message that does not follow the protocol
  +- SettingsError  a setting (environment or command line) with a value that cannot be used
  +- SpoolError     records that cannot be kept on disk, or read again
+ +- ServerError    a server that cannot be reached, or refuses what was asked
  +- RanksError     the ranks of a distributed job clip differently, or not all of them do
 
 Bad arguments of the Python interface raise the standard ``ValueError`` or ``TypeError`` that names
@@ -27,6 +28,10 @@ class SettingsError(GradhelmError):
 
 class SpoolError(GradhelmError):
     """Records cannot be kept on disk, or read again; the text names the place and what is wrong."""
+
+
+class ServerError(GradhelmError):
+    """A server cannot be reached, or refuses what was asked; the text says why."""
 
 
 class RanksError(GradhelmError, RuntimeError):

@@ -8,7 +8,9 @@ import sys
 from typing import Any
 from urllib.parse import quote
 
-from .client import Client, Failed, Usage
+from gradhelm.rest import Client
+
+from .endings import Failed, Usage
 from .words import ago, print_json, print_table, safe
 
 

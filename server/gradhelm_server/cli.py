@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gradhelm import __version__, address, redact
-from gradhelm.errors import SettingsError
+from gradhelm.errors import GradhelmError
+from gradhelm.rest import Client
 
-from . import access, commands
-from .client import Client, Failed, Usage
+from . import access, commands, taken
+from .endings import Failed, Usage
 from .words import print_json
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = parser().parse_args(argv)
     try:
         arguments.command(arguments)
-    except (Failed, SettingsError) as error:
+    except GradhelmError as error:
         print(f"gradhelm: {redact.harmless(error)}", file=sys.stderr)
         sys.exit(1)
     except Usage as error:
@@ -220,6 +221,23 @@ def parser() -> argparse.ArgumentParser:
         help="what each project may take (GRADHELM_QUOTA of the server)",
     )
     made.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
+    add_json(made)
+
+    made = add("export", taken.export, "take a run along as a file: every step, every column")
+    made.add_argument("run", metavar="RUN", help="id, unique prefix of it, or exact name")
+    made.add_argument("--format", choices=["csv", "jsonl", "parquet", "tensorboard"], required=True)
+    made.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="a file, or a folder for TensorBoard (default: standard output)",
+    )
+    made.add_argument("--columns", metavar="NAMES", help="these alone, by comma")
+    made.add_argument("--first", type=int, metavar="N", help="from step N; -N: the newest N steps")
+    made.add_argument("--last", type=_step, metavar="N", help="up to step N")
+    made.add_argument("--stream", metavar="NAME", help="of one of several optimizers")
+    made.add_argument("--force", action="store_true", help="replace what is there")
     add_json(made)
 
     made = add("db", lambda _: None, "look after the server's database")

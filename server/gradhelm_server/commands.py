@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from gradhelm import settings
 from gradhelm.errors import SpoolError
+from gradhelm.rest import Client
 
-from .client import Client, Failed, Usage
+from .endings import Failed, Usage
 from .words import ago, count, number, print_advice, print_json, print_table, safe, share
 
 if TYPE_CHECKING:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from gradhelm import __version__
-from gradhelm.errors import SettingsError
+from gradhelm.errors import ServerError, SettingsError
+from gradhelm.rest import Client
 from gradhelm.settings import data_directory, is_loopback
 
 from . import tls
-from .client import Client, Failed
 from .clock import rfc3339
+from .endings import Failed
 from .reach import of_certificate, proxies
 from .settings import LOOPBACK, ServerSettings
 
@@ -150,7 +151,7 @@ def _server() -> list[Check]:
     try:
         client = Client.here()
         answer = client.ask("GET", "server").body
-    except Failed as error:
+    except ServerError as error:
         return [Check(False, str(error), "start it, or set GRADHELM_SERVER and GRADHELM_TOKEN")]
     version = answer["version"]
     return [

@@ -29,8 +29,9 @@ CELLS: Final = 1_000_000
 """Cells of one block: what is read, and held in memory, at once."""
 MOST_STEPS: Final = 1 << 16
 LEAST_STEPS: Final = 64
-FORMULA: Final = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-"""What a spreadsheet takes for the beginning of a formula."""
+FORMULA: Final = tuple("'=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+"""What a spreadsheet takes for the beginning of a formula; and the sign that is put before it, so
+that it can be taken away again."""
 
 
 class Block(NamedTuple):

@@ -19,10 +19,11 @@ from websockets.exceptions import InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
 from gradhelm import address, wire
+from gradhelm.rest import Client
 from gradhelm.settings import is_loopback
 
 from . import process, simulated
-from .client import Client, Failed
+from .endings import Failed
 from .figures import Figures, Tally
 from .simulated import FIRST_DELAY, LAST_DELAY, LOST, SCALARS, Trainer, words
 

@@ -23,7 +23,7 @@ from gradhelm import redact, wire
 
 from . import process, tls, tokens
 from .app import Mount, Service
-from .client import Failed
+from .endings import Failed
 from .heads import Heads
 from .reach import Reach, reach
 from .settings import Certificate, ServerSettings

@@ -25,7 +25,8 @@ from trainer import trainer
 
 import gradhelm
 from gradhelm import wire
-from gradhelm_server.client import Client, Failed
+from gradhelm.errors import ServerError
+from gradhelm.rest import Client
 from gradhelm_server.settings import Certificate
 
 pytestmark = pytest.mark.joined
@@ -257,7 +258,7 @@ def test_a_command_whose_authority_is_unknown_says_so(
     proxy: Proxy, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
-    with pytest.raises(Failed, match="SSL_CERT_FILE names the file"):
+    with pytest.raises(ServerError, match="SSL_CERT_FILE names the file"):
         Client(proxy.url, token).ask("GET", "runs")
 
 

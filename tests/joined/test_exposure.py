@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from support import Program, Running, free_port
 
-from gradhelm_server.client import Client, Failed
+from gradhelm.errors import ServerError
+from gradhelm.rest import Client
 
 pytestmark = pytest.mark.joined
 TOKEN = "gh_" + "s3cr3t" * 7
@@ -54,7 +55,7 @@ def leading() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
 def test_a_command_follows_no_redirect(leading, status: int, method: str) -> None:
     url, heard = leading
     body = {} if method != "GET" else None
-    with pytest.raises(Failed, match="redirects to 'http://localhost"):
+    with pytest.raises(ServerError, match="redirects to 'http://localhost"):
         Client(url, TOKEN).ask(method, "runs", query={"status": status}, body=body)
     assert heard == [(f"/api/v1/runs?status={status}", f"Bearer {TOKEN}")]
 

@@ -12,8 +12,8 @@ import pytest
 from support import ROOTS, Program, eventually
 
 from gradhelm import spool, wire
+from gradhelm.rest import Client
 from gradhelm.salvage import numbered
-from gradhelm_server.client import Client
 
 pytestmark = pytest.mark.joined
 

@@ -1,6 +1,7 @@
-"""The command line's way to a server: REST with nothing but the standard library.
+"""The way to a server by REST, with nothing but the standard library.
 
-So that ``show``, ``set`` and ``tail`` work where only the hook is installed.
+Law: nothing of this is used while training; it belongs to people who ask, by the command line or in a
+notebook.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
@@ -22,17 +25,10 @@ from urllib.request import (
     build_opener,
 )
 
-from gradhelm import address, redact, settings
+from . import address, redact, settings
+from .errors import ServerError
 
 TIMEOUT = 30.0
-
-
-class Usage(Exception):
-    """The command was asked for in a way that cannot be done."""
-
-
-class Failed(Exception):
-    """What was asked could not be done; the text is for the person who asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +41,7 @@ class Answer:
 class Client:
     """One server as this user sees it.
 
-    Raises Failed for an address that the token must not be sent to; ``insecure``: http is accepted
+    Raises ServerError for an address that the token must not be sent to; ``insecure``: http is accepted
     for another machine too.
     """
 
@@ -54,9 +50,9 @@ class Client:
             self.server = address.checked(server)
             address.protected(self.server, insecure=insecure)
         except ValueError as error:
-            raise Failed(str(error)) from None
+            raise ServerError(str(error)) from None
         if not token.isascii() or not token.isprintable():
-            raise Failed("the token is not one: it has characters that no token has")
+            raise ServerError("the token is not one: it has characters that no token has")
         self.token = token
         # Certificates are looked at whatever somebody made the default of this Python.
         handlers: list[BaseHandler] = [
@@ -86,32 +82,58 @@ class Client:
         headers: dict[str, str] | None = None,
         accept: tuple[int, ...] = (),
     ) -> Answer:
-        """Raises Failed when there is no answer, or one of 400 and above not in ``accept``."""
-        url = f"{self.server}/api/v1/{path}" + (f"?{urlencode(query)}" if query else "")
-        request = Request(url, method=method, headers=headers or {})
-        if self.token:
-            request.add_header("Authorization", f"Bearer {self.token}")
+        """Raises ServerError when there is no answer, or one of 400 and above not in ``accept``."""
+        request = self._request(path, query, method=method, headers=headers or {})
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
+        with self._failing():
+            try:
+                with self._opener.open(request, timeout=TIMEOUT) as response:
+                    return _answer(response.status, response.read(), response.headers.get("ETag"))
+            except HTTPError as error:
+                if error.code not in accept:
+                    raise
+                return _answer(error.code, error.read(), error.headers.get("ETag"))
+
+    def download(self, path: str, query: dict[str, Any]) -> Iterator[bytes]:
+        """A long answer, as it comes. Raises ServerError, also when it is cut short."""
+        with (
+            self._failing(),
+            self._opener.open(self._request(path, query), timeout=TIMEOUT) as response,
+        ):
+            while part := response.read1(1 << 16):
+                yield part
+
+    def _request(self, path: str, query: dict[str, Any] | None, **more: Any) -> Request:
+        url = f"{self.server}/api/v1/{path}" + (f"?{urlencode(query)}" if query else "")
+        request = Request(url, **more)
+        if self.token:
+            request.add_header("Authorization", f"Bearer {self.token}")
+        return request
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Whatever goes wrong, said in a sentence."""
         try:
-            with self._opener.open(request, timeout=TIMEOUT) as response:
-                return _answer(response.status, response.read(), response.headers.get("ETag"))
+            yield
         except HTTPError as error:
             if error.code in (301, 302, 303, 307, 308):
                 to = redact.harmless(error.headers.get("Location", ""))[:200]
-                raise Failed(
+                raise ServerError(
                     f"{self.server} redirects to {to!r}, and a token is not carried on: if that is "
                     "the server, set GRADHELM_SERVER to it"
                 ) from None
             answer = _answer(error.code, error.read(), error.headers.get("ETag"))
-            if error.code in accept:
-                return answer
-            raise Failed(self._why(answer)) from None
+            raise ServerError(self._why(answer)) from None
+        except IncompleteRead:
+            raise ServerError(f"the answer of {self.server} was cut short") from None
         except (URLError, OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None)
             why = address.unreached(reason if isinstance(reason, BaseException) else error)
-            raise Failed(f"cannot reach {self.server}: {why}; is `gradhelm up` running?") from None
+            raise ServerError(
+                f"cannot reach {self.server}: {why}; is `gradhelm up` running?"
+            ) from None
 
     def _why(self, answer: Answer) -> str:
         told: dict[str, Any] = answer.body.get("error", {})
@@ -132,8 +154,8 @@ class Client:
         if len(prefixed) == 1:
             return dict(prefixed[0])
         if prefixed:
-            raise Failed(f"{len(prefixed)} runs begin with {wanted!r}; give more of the id")
-        raise Failed(f"there is no run {wanted!r}; `gradhelm runs` lists them")
+            raise ServerError(f"{len(prefixed)} runs begin with {wanted!r}; give more of the id")
+        raise ServerError(f"there is no run {wanted!r}; `gradhelm runs` lists them")
 
 
 class _Straight(HTTPRedirectHandler):

@@ -1,0 +1,82 @@
+"""Runs, read again: ``gradhelm.open(run).frame()``, for notebooks and scripts that evaluate them."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .rest import Client
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class StoredRun:
+    """A run as a server has it; ``info`` is what ``GET runs/{run}`` says of it.
+
+    All methods raise :class:`gradhelm.errors.ServerError` when the server cannot be reached, or
+    refuses.
+    """
+
+    def __init__(self, client: Client, info: dict[str, Any]) -> None:
+        self._client = client
+        self.info = info
+        self.id = str(info["id"])
+
+    def __repr__(self) -> str:
+        return f"<{self.info['name']!r}, {self.info['steps']:,} steps, {self.info['status']}>"
+
+    @property
+    def url(self) -> str:
+        """Its page."""
+        return f"{self._client.server}/runs/{self.id}"
+
+    def columns(self) -> list[str]:
+        """The names of all columns: ``global_norm``, ``norm/…``, what the script logged, …
+
+        Those of an optimizer that is not the run's first begin with its name and a slash; with
+        ``frame(stream=…)`` they are asked for, and named, without it.
+        """
+        found = self._client.ask("GET", f"runs/{self.id}/columns").body["columns"]
+        return [str(column["name"]) for column in found]
+
+    def frame(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        first: int | None = None,
+        last: int | None = None,
+        stream: str | None = None,
+    ) -> pandas.DataFrame:
+        """One row for each step, indexed by ``step``: its ``time`` (UTC) and float32 columns, all or
+        those named; NaN where nothing was measured. ``first``, ``last``: these steps alone, both
+        included; a negative ``first`` counts back from the newest. Needs pandas.
+        """
+        import pandas
+
+        asked = {
+            "columns": None if columns is None else ",".join(columns),
+            "first": first,
+            "last": last,
+            "stream": stream,
+        }
+        query = {name: value for name, value in asked.items() if value is not None}
+        parts = self._client.download(f"runs/{self.id}/export", {"format": "csv", **query})
+        kinds: defaultdict[str, str] = defaultdict(lambda: "float32", step="int64", time="float64")
+        found = pandas.read_csv(io.BytesIO(b"".join(parts)), dtype=kinds)
+        # What a spreadsheet would take for a formula was given a sign before it.
+        found.columns = [name.removeprefix("'") for name in found.columns]
+        found["time"] = pandas.to_datetime((1e6 * found["time"]).round(), unit="us", utc=True)
+        return found.set_index("step")
+
+
+def open(run: str, *, server: str | None = None, token: str | None = None) -> StoredRun:
+    """A run by its id, a unique prefix of it, or the newest of exactly that name.
+
+    server, token: default to GRADHELM_SERVER and GRADHELM_TOKEN, else to this machine's own. Raises
+    :class:`gradhelm.errors.ServerError` when there is no such run, or no such server.
+    """
+    client = Client.here(server, token)
+    return StoredRun(client, client.find(run))

@@ -1,0 +1,38 @@
+"""What TensorBoard itself reads back from ``gradhelm export --format tensorboard``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from support import Program, Running
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trainer import SCALARS, trainer
+
+from gradhelm import wire
+
+
+def test_tensorboard_reads_what_was_measured(server: Running, tmp_path: Path) -> None:
+    here = Program(server.home, int(server.url.rsplit(":", 1)[1]))
+    norms = np.random.default_rng(2).lognormal(size=300).astype(np.float32)
+    norms[[3, 4]] = np.nan, np.inf
+    with trainer(server.ws, server.token, layers=["a.weight", "b/c d"]) as fake:
+        rows = fake.rows(norms)
+        rows.view(np.uint32)[::3, -1] = wire.MISSING_BITS
+        fake.send(5, rows)
+    place = tmp_path / "events"
+    done = here.run("export", fake.run, "--format", "tensorboard", "-o", str(place))
+    assert done.returncode == 0, done.stderr
+    assert "300 steps" in done.stdout
+    read = EventAccumulator(str(place), size_guidance={"scalars": 0}).Reload()
+    names = [*SCALARS, "norm/a.weight", "norm/b/c d"]
+    assert sorted(read.Tags()["scalars"]) == sorted(names)
+    for name, column in zip(names, rows.T, strict=True):
+        there = ~wire.missing(np.ascontiguousarray(column))
+        found = read.Scalars(name)
+        assert [one.step for one in found] == (np.flatnonzero(there) + 5).tolist()
+        values = np.float32([one.value for one in found])
+        assert np.array_equal(values, column[there], equal_nan=True)
+    assert read.Scalars("global_norm")[2].wall_time == 1_000_007.0
+    done = here.run("export", fake.run, "--format", "tensorboard", "-o", str(place))
+    assert (done.returncode, "already" in done.stderr) == (1, True)
