@@ -115,7 +115,8 @@ def propose(page: Page, value: str) -> None:
 
 def advice(page: Page) -> None:
     page.locator("#advice-menu > summary").click()
-    page.locator("#advice-menu").scroll_into_view_if_needed()
+    page.locator(".finding").first.wait_for()
+    page.locator("#advice-menu").evaluate("menu => scrollBy(0, menu.getBoundingClientRect().y - 80)")
 
 
 def apply(page: Page, value: str, reason: str) -> None:
@@ -220,7 +221,7 @@ def take(studio: Studio) -> None:
         phone=True,
     )
     studio.shoot("run-proposed", f"/runs/{live}?map=relative", lambda page: propose(page, "1.4"))
-    studio.shoot("run-advice", f"/runs/{live}", advice)
+    studio.shoot("run-advice", f"/runs/{saved}", advice)
     studio.shoot("run-ended", f"/runs/{ended}")
     studio.shoot("run-conflict", f"/runs/{live}", conflict(studio, live))
     locked = studio.run("tiny-gpt-12-locked", steps(300))

@@ -155,7 +155,7 @@ def test_advice_says_what_is_wrong_and_proposes_what_would_mend_it(
     expect(item).to_contain_text("smaller learning rate by another name")
     expect(item).to_contain_text("Tuning Playbook")
     use = item.get_by_role("button")
-    value = use.inner_text()
+    value = use.inner_text().removeprefix("Propose ")
     use.click()
     expect(page.locator("#threshold-proposed")).to_have_text(value)
     usual = found()["clips_most"]["max_norm"]

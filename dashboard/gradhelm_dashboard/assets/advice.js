@@ -64,13 +64,14 @@ export class Advice {
     // A note, not a warning: a threshold that is never reached does its duty.
     const sign = kind === "never_clips" ? "info" : "triangle-alert";
     const proposal = value === null || limits === null ? null
-      : this.#use(value, numbers.threshold(value), "instead of the threshold now", value >= limits.min && value <= limits.max);
+      : this.#use(value, "instead of the threshold now", value >= limits.min && value <= limits.max, "Propose ");
     return make("li", { class: "finding" }, icon(sign),
       make("div", {}, make("p", {}, text), make("p", { class: "muted" }, help, " ", make("span", { class: "faint" }, source, ".")), proposal));
   }
 
-  #use(value, text, what, allowed) {
-    const button = make("button", { type: "button", class: "button small use", "aria-label": `Propose ${text}, ${what}`, onclick: () => !this.on.closed() && allowed && this.on.propose(value) }, text);
+  #use(value, what, allowed, verb = "") {
+    const text = numbers.threshold(value);
+    const button = make("button", { type: "button", class: "button small use", "aria-label": `Propose ${text}, ${what}`, onclick: () => !this.on.closed() && allowed && this.on.propose(value) }, verb, text);
     this.#buttons.push({ button, allowed });
     return button;
   }
@@ -79,7 +80,7 @@ export class Advice {
     return make("li", { class: "advice" },
       make("span", { class: "advice-name" }, name),
       make("span", { class: "num faint", title: "Clip fraction that it would have had" }, share === null ? "–" : numbers.percent(share)),
-      this.#use(value, numbers.threshold(value), name, allowed),
+      this.#use(value, name, allowed),
       make("p", { class: "muted" }, reason, " ", make("span", { class: "faint" }, source, "."),
         note ? make("span", { class: "advice-note" }, icon("triangle-alert"), note) : null));
   }
