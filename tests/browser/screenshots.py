@@ -116,7 +116,9 @@ def propose(page: Page, value: str) -> None:
 def advice(page: Page) -> None:
     page.locator("#advice-menu > summary").click()
     page.locator(".finding").first.wait_for()
-    page.locator("#advice-menu").evaluate("menu => scrollBy(0, menu.getBoundingClientRect().y - 80)")
+    page.locator("#advice-menu").evaluate(
+        "menu => scrollBy(0, menu.getBoundingClientRect().y - 80)"
+    )
 
 
 def apply(page: Page, value: str, reason: str) -> None:
