@@ -240,6 +240,33 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--force", action="store_true", help="replace what is there")
     add_json(made)
 
+    made = add("import", bring, "make a run out of a file that was measured elsewhere")
+    made.add_argument("path", type=Path, metavar="PATH", help="a file, or TensorBoard's folder")
+    made.add_argument(
+        "--format",
+        choices=["csv", "jsonl", "parquet", "tensorboard"],
+        help="default: by its name",
+    )
+    made.add_argument("--global-norm", metavar="COLUMN", help="which column is the global norm")
+    made.add_argument(
+        "--norms",
+        action="append",
+        metavar="PATTERN",
+        help="which are norms of single parameters, such as 'grad/*'; may be said again",
+    )
+    made.add_argument(
+        "--max-norm",
+        type=_above_zero,
+        metavar="X",
+        help="what was clipped at; the norms are those before the clip",
+    )
+    made.add_argument("--step", metavar="COLUMN", help="which column is the step")
+    made.add_argument("--time", metavar="COLUMN", help="which column is the time")
+    made.add_argument("--name", type=_name, help="of the run (default: the file's)")
+    made.add_argument("--project", type=_name, default="default", help="(%(default)s)")
+    made.add_argument("--tag", action="append", type=_name, help="may be said again")
+    add_json(made)
+
     made = add("db", lambda _: None, "look after the server's database")
     actions = made.add_subparsers(metavar="ACTION", required=True)
     for name, run, text in (
@@ -650,12 +677,36 @@ def _people(actions: Any, add_json: Callable[[argparse.ArgumentParser], None]) -
         add(name, command, text).add_argument("name", metavar="NAME")
 
 
+def bring(arguments: argparse.Namespace) -> None:
+    from . import brought  # and numpy with it, which no other command waits for
+
+    brought.bring(arguments)
+
+
 def _grant(text: str) -> tuple[str, str]:
     """(project, role) of ROLE or ROLE@PROJECT."""
     role, at, project = text.partition("@")
     if role not in ("viewer", "operator", "admin") or (at and not project):
         raise argparse.ArgumentTypeError(f"{text!r}: expected viewer, operator@vision or admin")
     return project or "*", role
+
+
+def _above_zero(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a finite number above 0")
+    return value
+
+
+def _name(text: str) -> str:
+    from gradhelm import wire
+
+    if not 0 < len(text) <= wire.MAX_NAME or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected 1 to {wire.MAX_NAME} characters")
+    return text
 
 
 def _duration(text: str) -> float:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import Page, expect
 from support import Program, eventually
 
@@ -115,6 +116,20 @@ def test_the_norms_are_taken_along_as_a_table_and_a_picture(
     lines = page.evaluate("navigator.clipboard.readText()").split("\n")
     assert lines[0].split("\t")[:3] == ["parameter", "0", "1"]
     assert len(lines) == 1 + len(page.locator(".hot").all())
+    # Beside what is shown, all that was recorded.
+    page.locator("#charts-export summary").click()
+    with page.expect_download() as whole:
+        page.get_by_role("menuitem", name="Whole run, all columns").click()
+    assert whole.value.suggested_filename == f"demo-{training[-8:]}.csv"
+    expect(page.get_by_role("menuitem", name="Whole run, all columns")).to_be_hidden()
+    path = tmp_path / "whole.csv"
+    whole.value.save_as(path)
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    assert len(rows) > 41
+    assert [float(row["global_norm"]) for row in rows[:41]] == pytest.approx(
+        series["global_norm"]["mean"], rel=1e-6
+    )
+    assert {"norm/lstm.weight_hh_l0", "loss", "lr"} <= rows[0].keys()
 
 
 def test_the_distribution_says_how_many_norms_lie_above_the_threshold(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from support import Program, Running
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 from trainer import SCALARS, trainer
 
 from gradhelm import wire
@@ -36,3 +37,26 @@ def test_tensorboard_reads_what_was_measured(server: Running, tmp_path: Path) ->
     assert read.Scalars("global_norm")[2].wall_time == 1_000_007.0
     done = here.run("export", fake.run, "--format", "tensorboard", "-o", str(place))
     assert (done.returncode, "already" in done.stderr) == (1, True)
+
+
+def test_what_another_program_logged_becomes_a_run(server: Running, tmp_path: Path) -> None:
+    here = Program(server.home, int(server.url.rsplit(":", 1)[1]))
+    norms = np.random.default_rng(3).lognormal(size=200).astype(np.float32)
+    with SummaryWriter(str(tmp_path / "events")) as writer:
+        for step, norm in enumerate(norms):
+            writer.add_scalar("train/grad_norm", norm, 2 * step, walltime=1e9 + step)
+            if step % 5 == 0:
+                writer.add_scalar("train/loss", step / 8, 2 * step, new_style=True)
+            writer.add_scalar("grad/a.weight", norm / 2, 2 * step)
+        writer.add_histogram("weights", norms, 0)
+    told = here.json("import", str(tmp_path / "events"), "--norms", "grad/*", "--max-norm", "0.5")
+    columns = ["global_norm", "train/loss", "norm/a.weight", "clipped"]
+    found = server.get(f"runs/{told['run']}/series", columns=",".join(columns))["columns"]
+    assert found["global_norm"]["step"] == list(range(0, 400, 2))
+    assert np.array_equal(np.float32(found["global_norm"]["mean"]), norms)
+    assert found["train/loss"]["step"] == list(range(0, 400, 10))
+    assert found["train/loss"]["mean"] == [step / 8 for step in range(0, 200, 5)]
+    assert np.array_equal(np.float32(found["norm/a.weight"]["mean"]), norms / 2)
+    assert np.array_equal(np.float32(found["clipped"]["mean"]), norms > 0.5)
+    done = here.run("import", str(tmp_path))
+    assert (done.returncode, "has no scalars of TensorBoard" in done.stderr) == (1, True)

@@ -69,6 +69,9 @@ export async function getHeatmap(id, values) {
   return readHeatmap(await answer.arrayBuffer(), answer.headers);
 }
 
+/** Where the whole run is to be had as a file. */
+export const exportOf = (id, values) => `${BASE}${run(id)}/export${query(values)}`;
+
 export const getTimes = (id, values) => json(`${run(id)}/times${query(values)}`);
 export const getColumns = async (id) => (await json(`${run(id)}/columns`)).columns;
 export const changeRun = (id, values) => json(run(id), sent("PATCH", values));

@@ -1,5 +1,6 @@
 // The charts card: the lines, the lanes and the layer map on one time axis, with one cursor.
 
+import { exportOf } from "./api.js";
 import { Chart, legendItem } from "./chart.js";
 import { $, colours, make, say } from "./dom.js";
 import { exportMenu, fileName } from "./exports.js";
@@ -201,6 +202,7 @@ export class Charts {
       canvases: () => [...document.querySelectorAll("#live-chart canvas, #lanes canvas, #layer-heatmap canvas")],
       title: () => `${page.run.name}, steps ${numbers.count(this.data.low)} to ${numbers.count(this.data.high)}`,
       theme: () => this.theme,
+      whole: exportOf(page.id, { format: "csv", stream: page.optimizer }),
     }));
     $("map-export")?.append(exportMenu({
       name: () => fileName(page.run.name, "layers", range()),

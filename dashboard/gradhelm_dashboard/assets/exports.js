@@ -6,7 +6,8 @@ import { toast } from "./toast.js";
 
 /**
  * A menu for a chart. `on`: {name() → file name without its ending, table() → {head, rows} or null,
- * canvases() → those that make up the picture, title() → what is written over it, theme()}.
+ * canvases() → those that make up the picture, title() → what is written over it, theme(); whole?: where
+ * all that was recorded is to be had}.
  */
 export function exportMenu(on) {
   const entry = (symbol, text, act) => make("button", {
@@ -32,7 +33,8 @@ export function exportMenu(on) {
         }
       })),
       entry("file-text", "CSV file", withTable((table) => save(new Blob([csv(table)], { type: "text/csv" }), `${on.name()}.csv`))),
-      entry("image", "PNG picture", () => picture(on))));
+      entry("image", "PNG picture", () => picture(on)),
+      on.whole ? make("a", { role: "menuitem", href: on.whole, download: "", onclick: () => (menu.open = false) }, icon("download"), "Whole run, all columns") : null));
   const close = (event) => {
     if (menu.open && !menu.contains(event.target)) menu.open = false;
   };
