@@ -39,6 +39,7 @@ ARROWS = (
     ),
     Arrow("gradhelm_server.cli", ("gradhelm_dashboard", "gradhelm_migrations"), lazy=True),
     Arrow("gradhelm_server.commands", ("gradhelm.delivery", "gradhelm.spool"), lazy=True),
+    Arrow("gradhelm_server.replayed", ("gradhelm.reading", "gradhelm.whatif"), lazy=True),
     Arrow("gradhelm_server.brought", ("gradhelm.delivery", "gradhelm.spool"), lazy=True),
     Arrow("gradhelm_server.serving", ("gradhelm_migrations",), lazy=True),
     Arrow("gradhelm_dashboard", LANGUAGE, lazy=False),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .rest import Client
 
 if TYPE_CHECKING:
     import pandas
+
+    from .clip import Strategy
 
 
 class StoredRun:
@@ -70,6 +72,50 @@ class StoredRun:
         found.columns = [name.removeprefix("'") for name in found.columns]
         found["time"] = pandas.to_datetime((1e6 * found["time"]).round(), unit="us", utc=True)
         return found.set_index("step")
+
+    def whatif(
+        self,
+        strategy: Strategy | Mapping[str, Strategy],
+        *,
+        first: int | None = None,
+        last: int | None = None,
+        stream: str | None = None,
+    ) -> pandas.DataFrame:
+        """What ``strategy`` would have done to the recorded norms, step by step, indexed by ``step``:
+        ``global_norm`` as recorded, then the ``threshold`` in force, ``clip_coef``, ``clipped``,
+        ``skipped`` and ``post_norm``; NaN where there is none.
+
+        The strategy itself is run over them (a copy of it: what it has learned so far stays as it
+        is), so thresholds that follow the norms do that here too. Exact for this trajectory; under
+        another clip the weights, and the norms after them, would have become others. Raises
+        ValueError for a strategy that goes by more than norms. Needs torch and pandas.
+        """
+        import numpy
+        import pandas
+
+        from . import whatif
+        from .wire import MISSING
+
+        made = whatif.prepared(strategy)
+        names = ["global_norm"]
+        if whatif.layered(made):
+            prefix = f"{stream}/" if stream and stream != self.info["streams"][0]["name"] else ""
+            norms = [
+                n.removeprefix(prefix) for n in self.columns() if n.startswith(f"{prefix}norm/")
+            ]
+            names += norms
+        frame = self.frame([*names, "nonfinite"], first=first, last=last, stream=stream)
+        # In a table a NaN that was measured looks like nothing.
+        bad = frame.pop("nonfinite") > 0
+        there = frame["global_norm"].notna() | bad
+        frame, bad = frame[there], bad[there]
+        rows = {
+            name.removeprefix("norm/"): numpy.where(frame[name].isna() & ~bad, MISSING, frame[name])
+            for name in names[1:] or names
+        }
+        found = pandas.DataFrame(whatif.replay(made, rows), index=frame.index)
+        found.insert(0, "global_norm", frame["global_norm"])
+        return found
 
 
 def open(run: str, *, server: str | None = None, token: str | None = None) -> StoredRun:

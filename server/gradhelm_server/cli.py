@@ -223,6 +223,19 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
     add_json(made)
 
+    made = add("whatif", whatif, "say what other strategies would have done to a run's norms")
+    made.add_argument("run", metavar="RUN", help="id, unique prefix of it, or exact name")
+    made.add_argument(
+        "strategies",
+        metavar="STRATEGY",
+        nargs="+",
+        help="as in a script: 'GlobalNorm(0.5)', 'AutoClip(percentile=90)', …",
+    )
+    made.add_argument("--first", type=int, metavar="N", help="from step N; -N: the newest N steps")
+    made.add_argument("--last", type=_step, metavar="N", help="up to step N")
+    made.add_argument("--stream", metavar="NAME", help="of one of several optimizers")
+    add_json(made)
+
     made = add("export", taken.export, "take a run along as a file: every step, every column")
     made.add_argument("run", metavar="RUN", help="id, unique prefix of it, or exact name")
     made.add_argument("--format", choices=["csv", "jsonl", "parquet", "tensorboard"], required=True)
@@ -675,6 +688,12 @@ def _people(actions: Any, add_json: Callable[[argparse.ArgumentParser], None]) -
         ("remove", access.user_remove, "remove an account, its sessions and its tokens"),
     ):
         add(name, command, text).add_argument("name", metavar="NAME")
+
+
+def whatif(arguments: argparse.Namespace) -> None:
+    from . import replayed  # and torch with it
+
+    replayed.whatif(arguments)
 
 
 def bring(arguments: argparse.Namespace) -> None:
