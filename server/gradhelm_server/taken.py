@@ -34,7 +34,7 @@ def export(arguments: argparse.Namespace) -> None:
     parts = _told(client.download(f"runs/{run['id']}/export", query))
     if output is None:
         for part in parts:
-            sys.stdout.buffer.write(part)
+            sys.stdout.buffer.write(_tame(part) if sys.stdout.isatty() else part)
         return
     with _beside(output, force=arguments.force) as place:
         if events:
@@ -87,6 +87,12 @@ def _told(parts: Iterable[bytes]) -> Iterator[bytes]:
         yield part
     if terminal:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _tame(part: bytes) -> bytes:
+    """For eyes: a column's name, which is somebody else's, moves no terminal."""
+    text = part.decode(errors="replace")
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text).encode()
 
 
 def _tensorboard() -> Any:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,3 +161,21 @@ def test_what_cannot_be_opened_is_said(server: Running) -> None:
         gradhelm.open("nothing", server=server.url, token="wrong")
     with pytest.raises(ServerError, match="cannot reach"):
         gradhelm.open("nothing", server="http://127.0.0.1:9", token="x")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such terminals")
+def test_names_move_no_terminal(server: Running, here: Program) -> None:
+    import pty
+
+    with trainer(server.ws, server.token, layers=["evil \x1b[2J\x07"]) as fake:
+        fake.send(0, fake.rows([1.0]))
+    words = [sys.executable, "-m", "gradhelm_server", "export", fake.run, "--format", "csv"]
+    master, terminal = pty.openpty()
+    done = subprocess.run(words, env=here.environment, stdout=terminal, timeout=60, check=True)
+    os.close(terminal)
+    said = os.read(master, 65536)
+    os.close(master)
+    assert done.returncode == 0
+    assert b"norm/evil \xef\xbf\xbd[2J\xef\xbf\xbd" in said
+    assert b"\x1b" not in said
+    assert "\x1b[2J\x07" in here.run(*words[3:]).stdout  # a file is what it is

@@ -18,7 +18,8 @@ import schemathesis
 from schemathesis.core.failures import AcceptedNegativeData
 from schemathesis.openapi.checks import AllowHeaderMismatch, RejectedPositiveData
 
-NUMBERS = {"bad_range", "unknown_stream", "unknown_pattern", "not_answerable", "too_many"}
+RANGE = {"bad_range", "unknown_stream"}
+NUMBERS = RANGE | {"unknown_pattern", "not_answerable", "too_many"}
 DEPENDS: dict[str, set[str]] = {
     "list_runs": {"bad_cursor"},
     "list_events": {"bad_cursor", "unknown_stream"},
@@ -29,6 +30,7 @@ DEPENDS: dict[str, set[str]] = {
     # Its thresholds are numbers separated by commas, in one text.
     "get_whatif": NUMBERS | {"bad_value: max_norm"},
     "get_advice": NUMBERS,
+    "get_export": RANGE,
     "put_control": {
         "contradiction",
         "not_allowed",

@@ -460,7 +460,7 @@ def test_a_terminal_is_not_moved(named: Named) -> None:
     run = named.runs[0]
     for words in (
         ["runs", "--limit", "100"], ["show", run], ["token", "list"],
-        ["audit", "list", "--limit", "400"], ["set", run, "max_norm=0.5"], ["show", "<x-canary>"],
+        ["audit", "list", "--limit", "400"], ["set", run, "max_norm=0.5"], ["show", "<x-canary>"], ["show", run, "--advice"],
         ["show", "\x1b[2J"], ["prune", "--dry-run"],
     ):  # fmt: skip
         done = program.run(*words)

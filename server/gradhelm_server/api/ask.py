@@ -75,12 +75,17 @@ def norm_column(stream: str, match: str | None, name: str = "global_norm") -> st
 
 
 def columns_asked(
-    connection: Connection, row: Row[Any], stream: str, asked: str | None
+    connection: Connection,
+    row: Row[Any],
+    stream: str,
+    asked: str | None,
+    most: int = wire.MAX_COLUMNS,
 ) -> dict[str, int]:
     """Names, by comma, -> the indices of these columns of a stream; all that it has for None.
 
     A parameter's name may hold a comma, so known names win. Those of a stream are asked for, and
-    answered, without its name. Raises ApiError 404 for one that there is not.
+    answered, without its name. Raises ApiError 404 for one that there is not, 422 for more than
+    ``most``.
     """
     known = column_names(connection, row.id)
     if stream:
@@ -90,6 +95,8 @@ def columns_asked(
         others = tuple(f"{name}/" for name in json.loads(row.streams)[1:]) if not stream else ()
         return {name: index for name, index in known.items() if not name.startswith(others)}
     names = [asked] if asked in known else list(dict.fromkeys(asked.split(",")))
+    if len(names) > most:
+        raise ApiError(422, "too_many", f"columns: at most {most} at once")
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ApiError(

@@ -67,9 +67,7 @@ async def get_series(
 
     def work(connection: Connection) -> tuple[dict[str, Series], int, int, int]:
         row, own, low, high = steps_asked(connection, run, stream, first, last)
-        wanted = columns_asked(connection, row, own, columns)
-        if len(wanted) > MAX_ASKED:
-            raise ApiError(422, "too_many", f"columns: at most {MAX_ASKED} at once")
+        wanted = columns_asked(connection, row, own, columns, MAX_ASKED)
         reader = Reader(connection, run, segment)
         indices = list(wanted.values())
         stride = max(stride_for(low, high, points), reader.finest(indices, low, high))
