@@ -116,13 +116,16 @@ class Watching(threading.Thread):
 
 
 class Complaints(logging.Handler):
-    """Whatever is logged with a traceback, or as an error."""
+    """Whatever the server logs with a traceback, or as an error. What the attackers' own sockets say of
+    being cut off is theirs."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.heard: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name == "websockets.client":
+            return
         if record.exc_info or record.levelno >= logging.ERROR:
             self.heard.append(f"{record.name}: {record.getMessage()} {record.exc_info}")
 
