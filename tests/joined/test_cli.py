@@ -44,7 +44,7 @@ def test_advice_is_shown_with_its_figures(server: Running, here: Program) -> Non
         (told,) = here.json("show", fake.run, "--advice")["advice"]
         assert "advice" not in here.json("show", fake.run)
     assert "by the newest 300 steps 100 % of the newest 300 steps were clipped." in shown
-    assert "was exactly zero in all of the newest 300 steps" in shown
+    assert "was exactly zero in all of the newest 200 steps" in shown
     assert "\x1b" not in shown
     for one in told["suggestions"]:
         assert f"{one['value']:.4g} {100 * one['clip_fraction']:.1f} % {one['name']}" in shown

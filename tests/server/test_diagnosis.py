@@ -130,8 +130,10 @@ def test_layers_that_are_dead() -> None:
     layers[1] = 0
     found = only(replace(seen, layers=layers), "dead")
     assert found.parameters == ("lstm.weight",)
-    assert "all of the newest 1,000 steps" in found.text
-    layers[1, 500] = 1e-9
+    assert "all of the newest 200 steps" in found.text
+    layers[1, 700] = 1e-9  # long ago
+    assert "dead" in kinds(replace(seen, layers=layers))
+    layers[1, 900] = 1e-9
     assert "dead" not in kinds(replace(seen, layers=layers))
     layers[1] = wire.MISSING  # it had no gradient: nothing that died
     assert "dead" not in kinds(replace(seen, layers=layers))
