@@ -12,7 +12,7 @@ from functools import partial
 import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
@@ -26,6 +26,7 @@ from .auth import BodyTooLarge, Gate
 from .compactor import Compactor
 from .errors import ApiError, error_body
 from .hub import Hub
+from .observed import CONTENT_TYPE_LATEST
 from .oidc import Oidc
 from .runs import Patience
 from .sessions import LoginCodes, TooManyTries
@@ -62,9 +63,21 @@ class Service:
             Compactor(store, settings.failed_after, settings.policy),
             oidc=None if settings.oidc is None else Oidc(settings.oidc),
         )
+        _watch(self.state)
         api_app = _api(self.state)
         hashes = " ".join(mount(api_app) if mount else ())
         self.asgi: ASGIApp = Gate(api_app, store, settings, POLICY.format(hashes=hashes))
+
+
+def _watch(state: State) -> None:
+    """What is counted where it happens, and what is read when somebody asks."""
+    observed, hub, store = state.observed, state.hub, state.store
+    store.timed = observed.commits.observe
+    hub.dropped = observed.dropped.inc
+    observed.gauge("trainers", "Trainers that are connected", lambda: len(hub.trainers))
+    observed.gauge("replays", "Segments that are being delivered", lambda: len(hub.replays))
+    observed.gauge("viewers", "Pages that watch a run", lambda: hub.viewers)
+    observed.gauge("writes_waiting", "Writes that wait for a commit", lambda: store.waiting)
 
 
 def _api(state: State) -> FastAPI:
@@ -103,6 +116,10 @@ def _api(state: State) -> FastAPI:
         if not state.store.alive:
             return JSONResponse({"status": "nothing can be stored"}, 503)
         return JSONResponse({"status": "ok"})
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(state.observed.told(), media_type=CONTENT_TYPE_LATEST)
 
     @app.exception_handler(ApiError)
     async def refused(_: Request, error: ApiError) -> JSONResponse:

@@ -55,6 +55,7 @@ class Rule:
 _RUN = r"/api/v1/runs/(?P<run>[^/]+)"
 RULES = (
     Rule.of("GET HEAD", r"/livez|/readyz", None),
+    Rule.of("GET HEAD", r"/metrics", "metrics"),
     Rule.of(
         "GET HEAD",
         r"/login|/login/(ways|oidc|oidc/callback)|/login-assets/[\w.-]+|/favicon\.ico",

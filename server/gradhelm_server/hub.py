@@ -10,7 +10,7 @@ import asyncio
 import json
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from gradhelm import wire
@@ -49,7 +49,9 @@ class Viewer:
             self._latest[kind] = text
         self._something.set()
 
-    def put_frame(self, frame: bytes, layout: int, columns: list[int], span: range) -> None:
+    def put_frame(self, frame: bytes, layout: int, columns: list[int], span: range) -> int:
+        """How many older ones had to give way."""
+        gone = 0
         if layout not in self._layouts:
             self._layouts.add(layout)
             self._events.append(
@@ -62,7 +64,9 @@ class Viewer:
             self._bytes -= len(dropped)
             low, high = self._lost or (first, last)
             self._lost = (min(low, first), max(high, last))
+            gone += 1
         self._something.set()
+        return gone
 
     async def take(self, patience: float) -> list[str | bytes]:
         """What has come, texts first; empty when nothing did within ``patience`` seconds."""
@@ -87,10 +91,17 @@ class Hub:
     """Who watches which run, and who trains it. Lives on the event loop."""
 
     def __init__(self) -> None:
+        self.dropped: Callable[[], object] = lambda: None
+        """Called for each frame that a viewer was too slow for."""
         self._viewers: dict[str, set[Viewer]] = {}
         self.trainers: dict[str, Trainer] = {}
         self.replays: set[str] = set()
         """Segments that were kept on disk and are being delivered."""
+
+    @property
+    def viewers(self) -> int:
+        """How many watch, all runs together."""
+        return sum(map(len, self._viewers.values()))
 
     def pace(self, run: str) -> int:
         """Milliseconds between a trainer's frames."""
@@ -126,7 +137,10 @@ class Hub:
         steps = struct.unpack_from("<Q", frame.steps)[0], struct.unpack("<Q", frame.steps[-8:])[0]
         for viewer in viewers:
             viewer.stale = True
-            viewer.put_frame(message, layout, columns, range(steps[0], steps[1] + 1))
+            for _ in range(
+                viewer.put_frame(message, layout, columns, range(steps[0], steps[1] + 1))
+            ):
+                self.dropped()
 
     def changed(self, run: str) -> None:
         """The run's summary is not what it was."""

@@ -331,7 +331,7 @@ class TrainerConnection:
     def _recorded(self, told: tuple[list[Record], list[Recorded | Answer]]) -> None:
         records, answers = told
         frames = {record.seq: record for record in records if isinstance(record, wire.Frame)}
-        hub, stored, points = self.state.hub, 0, 0
+        hub, observed, stored, points = self.state.hub, self.state.observed, 0, 0
         missing: wire.Resend | None = None
         for answer in answers:
             if isinstance(answer, wire.Resend):
@@ -347,11 +347,16 @@ class TrainerConnection:
             elif answer.layout is not None:
                 frame = frames[answer.seq]
                 points += len(frame.values) // 4
+                observed.frames.inc()
                 hub.publish_frame(self.run, frame, answer.layout, list(answer.columns), time.time())
                 if answer.full:
                     self.state.compactor.wake(self.run, self.segment, answer.layout)
+            for event in answer.events:
+                if event["kind"] == "gap":
+                    observed.gap(event["text"])
             hub.publish_all(self.run, "event", ({"event": show_event(e)} for e in answer.events))
         if stored:
+            observed.points.inc(points)
             self.state.meter.add(points, time.monotonic())
             self.tell(wire.Ack(stored))
         if missing is not None and missing != self._asked:

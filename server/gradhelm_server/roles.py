@@ -15,7 +15,7 @@ from gradhelm import wire
 from .errors import ApiError
 
 ROLES: Final[dict[str, frozenset[str]]] = {
-    "admin": frozenset({"view", "control", "admin", "ingest"}),
+    "admin": frozenset({"view", "control", "admin", "ingest", "metrics"}),
     "operator": frozenset({"view", "control"}),
     "viewer": frozenset({"view"}),
     "ingest": frozenset({"ingest"}),

@@ -8,6 +8,7 @@ from starlette.requests import HTTPConnection
 
 from .compactor import Compactor
 from .hub import Hub
+from .observed import Observed
 from .oidc import Oidc
 from .roles import Identity
 from .runs import Patience
@@ -40,6 +41,7 @@ class State:
     patience: Patience
     compactor: Compactor
     meter: PointsMeter = field(default_factory=PointsMeter)
+    observed: Observed = field(default_factory=Observed)
     tries: Tries = field(default_factory=Tries)
     oidc: Oidc | None = None
 

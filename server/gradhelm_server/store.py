@@ -12,6 +12,7 @@ import itertools
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -145,6 +146,8 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.timed: Callable[[float], object] = lambda seconds: None
+        """Called with how long each commit took."""
         self._queue: queue.PriorityQueue[_Queued] = queue.PriorityQueue()
         self._line = itertools.count()
         self._over = False
@@ -197,6 +200,11 @@ class Store:
         self._readers.dispose()
 
     @property
+    def waiting(self) -> int:
+        """Writes that are queued."""
+        return self._queue.qsize()
+
+    @property
     def alive(self) -> bool:
         """Whether anybody would carry out a write."""
         return self._thread.is_alive()
@@ -240,7 +248,7 @@ class Store:
     def _commit(self, group: list[_Queued], *, may_be_cut: bool = False) -> int:
         """How many of a group were tried: all, but that what is urgent may cut it short."""
         done: list[tuple[Future[Any], Any]] = []
-        tried = 0
+        tried, began = 0, time.perf_counter()
         try:
             with self._writer.begin() as connection:
                 commit = Commit(connection)
@@ -261,6 +269,7 @@ class Store:
                 if not one.future.done():
                     one.future.set_exception(error)
             return tried
+        self.timed(time.perf_counter() - began)
         for future, result in done:
             future.set_result(result)
         return tried

@@ -99,6 +99,7 @@ OPERATORS_OF_THE_RUN: dict[str, set[str]] = {
     "/api/v1/runs/x/control": {"PUT"},
 }
 TRAINERS = {"/api/v1/ingest": {"WEBSOCKET"}}
+WATCHERS = {"/metrics": ALL}
 
 
 class Who(NamedTuple):
@@ -138,6 +139,7 @@ def allowed(asked: Try) -> bool:
     return (
         (method in SIGNED_IN.get(path, ()) and "look" in who.may)
         or (method in ADMINS.get(path, ()) and "administer" in who.may)
+        or (method in WATCHERS.get(path, ()) and "read figures" in who.may)
         or (method in VIEWERS_OF_THE_RUN.get(path, ()) and "see the run" in who.may)
         or (method in OPERATORS_OF_THE_RUN.get(path, ()) and "steer the run" in who.may)
     )
@@ -145,7 +147,7 @@ def allowed(asked: Try) -> bool:
 
 VIEWER = frozenset({"look", "see the run"})
 OPERATOR = VIEWER | {"steer the run"}
-ADMIN = OPERATOR | {"administer", "report"}
+ADMIN = OPERATOR | {"administer", "report", "read figures"}
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +182,7 @@ def everybody(whole: Running, project: str) -> list[Who]:
             ("admin", "admin", "*", ADMIN),
             ("ingest", "ingest", "*", {"report"}),
             ("ingest elsewhere", "ingest", "elsewhere", {"report"}),
-            ("metrics", "metrics", "*", set()),
+            ("metrics", "metrics", "*", {"read figures"}),
         ):
             _, secret = tokens.create(connection, by, now, role=role, project=where, name=name)
             found.append(
@@ -278,13 +280,14 @@ def test_who_gets_in_is_who_should(whole: Running) -> None:
             VIEWERS_OF_THE_RUN,
             OPERATORS_OF_THE_RUN,
             TRAINERS,
+            WATCHERS,
         )
         for path in table
     }
     # Dash offers more than the page needs; all of that is refused, as is whatever is not there.
     closed = {path for path in paths - told if path.startswith("/_")} | {"/x", "/api/x"}
     assert paths - told - closed == set(), "a route that is in no table of this test"
-    paths |= told | {"/metrics", "/docs", "/api/v1/runs/x/nothing", "/api/v1/../login"}
+    paths |= told | {"/docs", "/api/v1/runs/x/nothing", "/api/v1/../login"}
     with trainer(whole.ws, whole.token, project="there") as fake:
         fake.send(0, fake.rows([0.5, 2.0]))
     who = everybody(whole, "there")

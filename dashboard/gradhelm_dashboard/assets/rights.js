@@ -7,7 +7,7 @@ export const ALL = "*";
 const ROLES = {
   viewer: { actions: ["view"], words: "may look at runs" },
   operator: { actions: ["view", "control"], words: "may look at runs, and change, rename and delete them" },
-  admin: { actions: ["view", "control", "admin", "ingest"], words: "may do everything, with people and tokens too" },
+  admin: { actions: ["view", "control", "admin", "ingest", "metrics"], words: "may do everything, with people and tokens too" },
   ingest: { actions: ["ingest"], words: "may report runs, and nothing else" },
   metrics: { actions: ["metrics"], words: "may read how the server itself is doing, and nothing else" },
 };
