@@ -18,7 +18,11 @@ from .described import file
 router = APIRouter(prefix="/api/v1/runs/{run}", tags=["matrix"])
 
 
-@router.get("/export", responses=file(*(made.media_type for made in export.FORMATS.values())))
+@router.get(
+    "/export",
+    response_class=StreamingResponse,
+    responses=file(*(made.media_type for made in export.FORMATS.values())),
+)
 async def get_export(
     state: StateHere,
     run: str,
