@@ -58,8 +58,10 @@ class StoredRun:
         """
         import pandas
 
+        # A comma between names cannot be told from one in a name: then all are asked for.
+        listable = columns is not None and (len(columns) == 1 or "," not in "".join(columns))
         asked = {
-            "columns": None if columns is None else ",".join(columns),
+            "columns": ",".join(columns) if columns is not None and listable else None,
             "first": first,
             "last": last,
             "stream": stream,
@@ -71,7 +73,8 @@ class StoredRun:
         # What a spreadsheet would take for a formula was given a sign before it.
         found.columns = [name.removeprefix("'") for name in found.columns]
         found["time"] = pandas.to_datetime((1e6 * found["time"]).round(), unit="us", utc=True)
-        return found.set_index("step")
+        found = found.set_index("step")
+        return found if columns is None else found[["time", *columns]]
 
     def whatif(
         self,

@@ -101,7 +101,8 @@ def bring(arguments: argparse.Namespace) -> None:
         return
     for sentence in told:
         print(sentence)
-    print(f"{safe(hello.name)}: {len(table.steps):,} steps, {len(table.columns):,} columns: {url}")
+    steps = f"{len(table.steps):,} step{'s' * (len(table.steps) != 1)}"
+    print(f"{safe(hello.name)}: {steps}, {len(table.columns):,} columns: {url}")
 
 
 def _named(table: Table, arguments: argparse.Namespace) -> list[str]:
@@ -121,7 +122,9 @@ def _named(table: Table, arguments: argparse.Namespace) -> list[str]:
                 f"{foreign.listed(columns)} it is"
             )
         told.append(f"{safe(asked)} is taken for the global norm")
-    if asked is not None:
+    if asked is not None and asked != "global_norm":
+        if columns.pop("global_norm", None) is not None:
+            told.append("the file's own global_norm is left out")
         columns["global_norm"] = columns.pop(asked)
     for pattern in arguments.norms or []:
         found = [name for name in columns if fnmatchcase(name, pattern) and name not in CLIP]

@@ -68,8 +68,8 @@ class _Rows:
 
     def __init__(self, path: Path, step: str | None, time: str | None) -> None:
         self._path = path
-        self._asked = step, time
-        self._names: tuple[str, str | None] | None = None
+        self._step, self._time = step, time
+        self._found = False
         self._steps: list[int] = []
         self._times: list[float] = []
         self._columns: dict[str, _Cells] = {}
@@ -77,12 +77,15 @@ class _Rows:
 
     def add(self, line: int, row: Mapping[str, Any]) -> None:
         """A row that stands in ``line``; None and "" are cells without a value."""
-        if self._names is None:
-            self._names = self._find(row)
-        step, time = self._names
-        number = _number(row.get(step))
+        if not self._found:
+            self._find(row)
+        # Not every row of JSON says its time.
+        time = self._time = self._time or next((name for name in TIME if name in row), None)
+        step = self._step
+        number = _number(row.get(step)) if step is not None else None
         if number is None or not 0 <= number <= wire.MAX_STEP or number != int(number):
-            raise self._wrong(line, f"{step} is {row.get(step)!r:.60}; expected a step, 0 or more")
+            said = row.get(step or "")
+            raise self._wrong(line, f"{step} is {said!r:.60}; expected a step, 0 or more")
         if self._steps and number <= self._steps[-1]:
             raise self._wrong(line, f"step {number:.0f} comes after step {self._steps[-1]}")
         at = len(self._steps)
@@ -108,18 +111,18 @@ class _Rows:
             np.array(self._steps, np.int64), np.array(self._times), columns, list(self._text)
         )
 
-    def _find(self, row: Mapping[str, Any]) -> tuple[str, str | None]:
-        step, time = self._asked
-        for asked in (step, time):
+    def _find(self, row: Mapping[str, Any]) -> None:
+        """Looks for the step, and for what was asked for, in the first row."""
+        for asked in (self._step, self._time):
             if asked is not None and asked not in row:
                 raise Failed(f"{self._path} has no column {asked!r}; it has {listed(row)}")
-        step = step or next((name for name in STEP if name in row), None)
-        if step is None:
+        self._step = self._step or next((name for name in STEP if name in row), None)
+        if self._step is None:
             raise Failed(
                 f"{self._path} has no column called {', '.join(STEP)}: --step says which of "
                 f"{listed(row)} it is"
             )
-        return step, time or next((name for name in TIME if name in row), None)
+        self._found = True
 
     def _moment(self, line: int, cell: Any) -> float:
         if cell is None or cell == "":

@@ -184,14 +184,15 @@ def test_what_is_asked_wrongly_is_said(here: Program, words: list[str]) -> None:
 def test_times_may_be_written_out(server: Running, here: Program, tmp_path: Path) -> None:
     place = tmp_path / "x.jsonl"
     rows: list[dict[str, Any]] = [
-        {"step": 0, "time": "2026-01-02T03:04:05Z", "global_norm": "Infinity", "more": {"a": 1}},
+        {"step": 0, "global_norm": "Infinity", "more": {"a": 1}},
         {"step": 5, "time": "2026-01-02T03:04:15Z", "global_norm": 1e300},
         {"step": 6, "global_norm": "NaN", "loss": True},
     ]
     place.write_text("\n".join(map(json.dumps, rows)))
+    os.utime(place, (1_700_000_000, 1_700_000_000))
     told = here.json("import", str(place))
     found = table(server, told["run"])
-    assert found[1][:3] == ["0", "1767323045", "inf"]
+    assert found[1][:3] == ["0", "1700000000", "inf"]
     assert found[2][:3] == ["5", "1767323055", "inf"]
     assert found[3][2] == "nan"
     assert server.get(f"runs/{told['run']}")["nonfinite"] == 3
@@ -224,3 +225,11 @@ def test_what_the_document_says_can_be_done(
     for one in (line, *shell):  # TensorBoard's is among the oracles
         done = here.run(*shlex.split(one)[1:], cwd=tmp_path)
         assert done.returncode == 0, (one, done.stderr)
+
+
+def test_another_column_may_be_the_global_norm(here: Program, tmp_path: Path) -> None:
+    place = tmp_path / "x.csv"
+    place.write_text("step,global_norm,post_norm\n0,2,1\n")
+    done = here.run("import", str(place), "--global-norm", "post_norm")
+    assert "the file's own global_norm is left out" in done.stdout
+    assert "x: 1 step, 3 columns" in done.stdout

@@ -149,6 +149,8 @@ def test_a_run_is_a_frame(server: Running, stored: tuple[str, np.ndarray]) -> No
     assert str(frame["time"].dtype).startswith("datetime64[")
     assert frame["time"][7].timestamp() == 1_000_007.0
     assert np.array_equal(frame.to_numpy()[:, 1:].astype(np.float32), rows, equal_nan=True)
+    commas = [f"norm/{NAMES[1]}", "threshold"]
+    assert list(found.frame(commas, last=3).columns) == ["time", *commas]
     some = found.frame(["global_norm"], first=-2)
     assert some.index.tolist() == [398, 399]
     assert some["global_norm"].tolist() == rows[-2:, 0].tolist()
