@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -86,6 +88,16 @@ def test_produced_is_delivered_plus_declared(moves: list[int]):
     assert len(delivered) + lost == produced
 
 
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns every few instructions, and not every five milliseconds."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless")
 def test_two_threads_lose_nothing_that_is_not_declared():
     ring = Ring(200_000)
     total, seen, lost = 20_000, 0, 0
