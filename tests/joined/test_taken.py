@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,57 @@ def test_a_run_is_a_frame(server: Running, stored: tuple[str, np.ndarray]) -> No
     some = found.frame(["global_norm"], first=-2)
     assert some.index.tolist() == [398, 399]
     assert some["global_norm"].tolist() == rows[-2:, 0].tolist()
+
+
+class Seen(HTMLParser):
+    """What a browser would make of it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += f" {data}"
+
+
+def test_a_notebook_shows_a_run(server: Running, stored: tuple[str, np.ndarray]) -> None:
+    run, _ = stored
+    opened = gradhelm.open(run, server=server.url, token=server.token)
+    seen = Seen(opened._repr_html_())
+    info = server.get(f"runs/{run}")
+    assert "to be taken" in seen.text
+    for shown in ("400", f"{info['global_norm']:.4g}", f"{100 * info['clip_fraction']:.1f} %"):
+        assert f" {shown} " in seen.text
+    lines = [attributes for tag, attributes in seen.tags if tag == "polyline"]
+    limits, norms = ((line["points"] or "").split() for line in lines)
+    found = server.get(f"runs/{run}/series", columns="global_norm,threshold", points=300)
+    finite = [value for value in found["columns"]["global_norm"]["max"] if value is not None]
+    assert (len(norms), len(limits)) == (len(finite), len(found["columns"]["threshold"]["step"]))
+    heights = [float(point.split(",")[1]) for point in norms]
+    assert min(heights) == heights[int(np.argmax(finite))] == 0  # the highest is the largest
+    bad = sum(1 for count in found["columns"]["global_norm"]["nonfinite"] if count)
+    assert sum(tag == "line" for tag, _ in seen.tags) == bad == 2
+    (link,) = (attributes for tag, attributes in seen.tags if tag == "a")
+    assert link["href"] == opened.url
+
+
+def test_names_are_text_in_a_notebook_and_a_run_may_have_no_steps(server: Running) -> None:
+    name = "<script>alert(1)</script>\"'&"
+    with trainer(server.ws, server.token, name=name, project="<b>") as fake:
+        opened = gradhelm.open(fake.run, server=server.url, token=server.token)
+        seen = Seen(opened._repr_html_())
+        assert not {"script", "svg"} & {tag for tag, _ in seen.tags}
+        assert name in seen.text
+        assert "No finite norms yet." in seen.text
+        fake.send(0, fake.rows([2.0]))
+        assert "svg" in {tag for tag, _ in Seen(opened._repr_html_()).tags}
+        assert opened.info["steps"] == 1
+        assert opened.refresh() is opened
 
 
 def test_what_cannot_be_opened_is_said(server: Running) -> None:
