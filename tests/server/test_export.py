@@ -189,6 +189,16 @@ def test_the_file_has_a_name_that_is_one(exported: Exported) -> None:
     assert exported.headers["content-disposition"] == f'attachment; filename="{name}"'
 
 
+def test_of_a_file_that_is_only_asked_about_nothing_is_made(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "read", pytest.fail)
+    path = f"/api/v1/runs/{exported.run}/export?format=csv"
+    answer = exported.server.rest.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert "attachment" in answer.headers["content-disposition"]
+
+
 def test_a_run_without_steps_is_a_table_without_rows(server: Running) -> None:
     with trainer(server.ws, server.token) as fake:
         empty = Exported(server, fake.run, {})
