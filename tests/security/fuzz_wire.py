@@ -30,6 +30,7 @@ with fuzz.instrumented():
     from gradhelm_server.hub import MAILBOX_BYTES, Hub, Viewer
     from gradhelm_server.ingest import TrainerConnection
     from gradhelm_server.matrix import Reader
+    from gradhelm_server.observed import Observed
     from gradhelm_server.recorder import Recorder
     from gradhelm_server.roles import LOCAL, Identity
     from gradhelm_server.runs import Patience
@@ -43,6 +44,7 @@ WHO = Identity("local", "token", LOCAL)
 """Who says it all: the administrator of this machine."""
 SCALARS = ("global_norm", "threshold", "clip_coef", "clipped", "skipped", "nonfinite")
 PATIENCE = Patience(15.0, 600.0)
+OBSERVED = Observed()
 FOUND: list[bytes] = []
 
 
@@ -187,7 +189,10 @@ def _a_connection(draw: Draw, connection: Connection) -> None:
         return
     runs.begin(connection, hello, WHO, NOW)
     state: Any = SimpleNamespace(
-        hub=Hub(), meter=PointsMeter(), compactor=SimpleNamespace(wake=lambda *_: None)
+        hub=Hub(),
+        meter=PointsMeter(),
+        observed=OBSERVED,
+        compactor=SimpleNamespace(wake=lambda *_: None),
     )
     viewer = Viewer()
     state.hub.watch(RUN, viewer)
