@@ -26,3 +26,9 @@ def program(tmp_path: Path) -> Iterator[Program]:
     made = Program(tmp_path / "home", free_port())
     yield made
     made.stop()
+
+
+@pytest.fixture
+def here(server: Running) -> Program:
+    """The command line of the user whose server this is."""
+    return Program(server.home, int(server.url.rsplit(":", 1)[1]))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from gradhelm import wire
 
+from .diagnosis import MANY
 from .whatif import WhatIf, coefficients, inverses
 
 WINDOW: Final = 10_000
@@ -26,7 +27,6 @@ ENOUGH: Final = 50
 TARGET: Final = 0.1
 FIGURES: Final = 4
 """Significant figures of a suggestion: those that people type, and that ``clip_fraction`` is of."""
-MANY: Final = 0.5
 
 Sorted = npt.NDArray[np.float64]
 

@@ -73,6 +73,13 @@ def parser() -> argparse.ArgumentParser:
     def add_json(made: argparse.ArgumentParser) -> None:
         made.add_argument("--json", action="store_true", help="print JSON")
 
+    def add_part(made: argparse.ArgumentParser) -> None:
+        made.add_argument(
+            "--first", type=int, metavar="N", help="from step N; -N: the newest N steps"
+        )
+        made.add_argument("--last", type=_step, metavar="N", help="up to step N")
+        made.add_argument("--stream", metavar="NAME", help="of one of several optimizers")
+
     for name, run, text in (
         ("up", up, "start the server and the page here, on SQLite, and print the address to open"),
         ("demo", demo, "the same, with a real training run that explodes and can be saved"),
@@ -231,9 +238,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         help="as in a script: 'GlobalNorm(0.5)', 'AutoClip(percentile=90)', …",
     )
-    made.add_argument("--first", type=int, metavar="N", help="from step N; -N: the newest N steps")
-    made.add_argument("--last", type=_step, metavar="N", help="up to step N")
-    made.add_argument("--stream", metavar="NAME", help="of one of several optimizers")
+    add_part(made)
     add_json(made)
 
     made = add("export", taken.export, "take a run along as a file: every step, every column")
@@ -247,9 +252,7 @@ def parser() -> argparse.ArgumentParser:
         help="a file, or a folder for TensorBoard (default: standard output)",
     )
     made.add_argument("--columns", metavar="NAMES", help="these alone, by comma")
-    made.add_argument("--first", type=int, metavar="N", help="from step N; -N: the newest N steps")
-    made.add_argument("--last", type=_step, metavar="N", help="up to step N")
-    made.add_argument("--stream", metavar="NAME", help="of one of several optimizers")
+    add_part(made)
     made.add_argument("--force", action="store_true", help="replace what is there")
     add_json(made)
 

@@ -91,8 +91,8 @@ class Hub:
     """Who watches which run, and who trains it. Lives on the event loop."""
 
     def __init__(self) -> None:
-        self.dropped: Callable[[], object] = lambda: None
-        """Called for each frame that a viewer was too slow for."""
+        self.dropped: Callable[[int], object] = lambda frames: None
+        """Called with how many frames a viewer was too slow for."""
         self._viewers: dict[str, set[Viewer]] = {}
         self.trainers: dict[str, Trainer] = {}
         self.replays: set[str] = set()
@@ -137,10 +137,9 @@ class Hub:
         steps = struct.unpack_from("<Q", frame.steps)[0], struct.unpack("<Q", frame.steps[-8:])[0]
         for viewer in viewers:
             viewer.stale = True
-            for _ in range(
-                viewer.put_frame(message, layout, columns, range(steps[0], steps[1] + 1))
-            ):
-                self.dropped()
+            span = range(steps[0], steps[1] + 1)
+            if gone := viewer.put_frame(message, layout, columns, span):
+                self.dropped(gone)
 
     def changed(self, run: str) -> None:
         """The run's summary is not what it was."""

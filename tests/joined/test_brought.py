@@ -24,12 +24,6 @@ pytestmark = pytest.mark.joined
 STEPS = 900
 
 
-@pytest.fixture
-def here(server: Running) -> Program:
-    """The command line of the user whose server this is."""
-    return Program(server.home, int(server.url.rsplit(":", 1)[1]))
-
-
 @pytest.fixture(scope="module")
 def stored(server: Running) -> str:
     """A run with bad values, holes, and a loss that was logged now and then."""

@@ -16,12 +16,6 @@ from gradhelm import __version__
 pytestmark = pytest.mark.joined
 
 
-@pytest.fixture
-def here(server: Running) -> Program:
-    """The command line of the user whose server this is."""
-    return Program(server.home, int(server.url.rsplit(":", 1)[1]))
-
-
 def test_runs_are_listed_and_shown(server: Running, here: Program) -> None:
     with trainer(server.ws, server.token, name="evil \x1b[2J name") as fake:
         fake.send(0, fake.rows([0.5, 2.0]))

@@ -23,11 +23,6 @@ pytestmark = pytest.mark.joined
 SMALL = ("bench", "load", "--runs", "3", "--layers", "4", "--rate", "50")
 
 
-@pytest.fixture
-def here(server: Running) -> Program:
-    return Program(server.home, int(server.url.rsplit(":", 1)[1]))
-
-
 def runs_of_loads(server: Running) -> list[dict]:
     return server.get("runs", project="load")["runs"]
 

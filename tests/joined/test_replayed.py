@@ -14,12 +14,6 @@ pytestmark = pytest.mark.joined
 STEPS = 200
 
 
-@pytest.fixture
-def here(server: Running) -> Program:
-    """The command line of the user whose server this is."""
-    return Program(server.home, int(server.url.rsplit(":", 1)[1]))
-
-
 def train(server: Running, clip: object) -> str:
     """A training with a skipped step, one without gradients, and one that is not finite."""
     torch.manual_seed(4)

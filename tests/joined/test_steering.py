@@ -8,17 +8,11 @@ from typing import ClassVar
 
 import pytest
 import torch
-from support import Program, Running, eventually
+from support import Running, eventually
 
 import gradhelm
 
 pytestmark = pytest.mark.joined
-
-
-@pytest.fixture
-def here(server: Running) -> Program:
-    """The command line of the user whose server this is."""
-    return Program(server.home, int(server.url.rsplit(":", 1)[1]))
 
 
 class Job:

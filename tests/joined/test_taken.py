@@ -27,12 +27,6 @@ STEPS = 400
 NAMES = ("embed.weight", 'odd, "name"\n\'', "=1+1")
 
 
-@pytest.fixture
-def here(server: Running) -> Program:
-    """The command line of the user whose server this is."""
-    return Program(server.home, int(server.url.rsplit(":", 1)[1]))
-
-
 @pytest.fixture(scope="module")
 def stored(server: Running) -> tuple[str, np.ndarray]:
     """A run and its rows: step x columns."""

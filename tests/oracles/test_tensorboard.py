@@ -13,8 +13,9 @@ from trainer import SCALARS, trainer
 from gradhelm import wire
 
 
-def test_tensorboard_reads_what_was_measured(server: Running, tmp_path: Path) -> None:
-    here = Program(server.home, int(server.url.rsplit(":", 1)[1]))
+def test_tensorboard_reads_what_was_measured(
+    server: Running, here: Program, tmp_path: Path
+) -> None:
     norms = np.random.default_rng(2).lognormal(size=300).astype(np.float32)
     norms[[3, 4]] = np.nan, np.inf
     with trainer(server.ws, server.token, layers=["a.weight", "b/c d"]) as fake:
@@ -39,8 +40,9 @@ def test_tensorboard_reads_what_was_measured(server: Running, tmp_path: Path) ->
     assert (done.returncode, "already" in done.stderr) == (1, True)
 
 
-def test_what_another_program_logged_becomes_a_run(server: Running, tmp_path: Path) -> None:
-    here = Program(server.home, int(server.url.rsplit(":", 1)[1]))
+def test_what_another_program_logged_becomes_a_run(
+    server: Running, here: Program, tmp_path: Path
+) -> None:
     norms = np.random.default_rng(3).lognormal(size=200).astype(np.float32)
     with SummaryWriter(str(tmp_path / "events")) as writer:
         for step, norm in enumerate(norms):

@@ -101,7 +101,7 @@ def test_the_causes_are_the_words_that_trainers_have_for_them() -> None:
 
 def test_frames_that_a_viewer_is_too_slow_for_are_counted() -> None:
     hub, viewer, gone = Hub(), Viewer(), []
-    hub.dropped = lambda: gone.append(1)
+    hub.dropped = lambda frames: gone.extend([1] * frames)
     hub.watch("run", viewer)
     assert hub.viewers == 1
     big = wire.pack_frame(1, 0, 0, *_rows(20_000))
